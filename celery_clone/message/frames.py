@@ -15,8 +15,6 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from celery_clone.execution.outcome import Outcome
-
 __all__ = (
     "Began",
     "Ended",
@@ -70,10 +68,13 @@ class Began(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The job came to its end in the child."""
+    """The job came to its end in the child.
+
+    *outcome* is an ``execution.outcome.Outcome`` in packed form: this floor lies below it.
+    """
 
     seq: int
-    outcome: Outcome
+    outcome: tuple[Any, ...]
 
 
 class Unfit(NamedTuple):
@@ -143,7 +144,7 @@ def encode_reports(reports: Sequence[Report]) -> bytes:
     rows: list[tuple[Any, ...]] = []
     for report in reports:
         if isinstance(report, Ended):
-            rows.append((ENDED, report.seq, *report.outcome.pack()))
+            rows.append((ENDED, *report))
         elif isinstance(report, Began):
             rows.append((BEGAN, *report))
         elif isinstance(report, Unfit):
@@ -161,7 +162,7 @@ def decode_reports(data: bytes | memoryview) -> list[Report]:
     reports: list[Report] = []
     for kind, *values in load(data):
         if kind == ENDED:
-            reports.append(Ended(values[0], Outcome.unpack(tuple(values[1:]))))
+            reports.append(Ended(*values))
         elif kind == BEGAN:
             reports.append(Began(*values))
         elif kind == UNFIT:
