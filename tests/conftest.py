@@ -1,0 +1,201 @@
+"""Fixtures that every test may ask for, and the rules that hold for all of them.
+
+Servers live for the session, namespaces (a database, a virtual host, a file) for one test. A missing server
+is a skip that says how to get it, and a failure where ``CI=true``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.celery_env import celery_python as build_celery_python
+from tests.support.proxy import TcpProxy
+from tests.support.rabbitmq import RabbitServer
+from tests.support.redis import RedisServer
+from tests.support.servers import Unavailable, is_ci
+from tests.support.worker import WorkerProcess
+
+TESTS = Path(__file__).parent
+ServerFactory = Callable[[], Any]
+
+
+def _or_skip(make: ServerFactory) -> Any:
+    """What *make* returns; when it is unavailable, a skip here and a failure in CI."""
+    try:
+        return make()
+    except Unavailable as missing:
+        if is_ci():
+            pytest.fail(f"CI=true and {missing}")
+        pytest.skip(str(missing))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests see no configuration of the person who runs them."""
+    for name in [name for name in os.environ if name.startswith("CELERY_")]:
+        del os.environ[name]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they use, so that ``-m "not rabbitmq"`` needs no hand-written markers."""
+    for item in items:
+        asked = set(getattr(item, "fixturenames", ()))
+        for marker in ("redis", "rabbitmq"):
+            if any(name.startswith((marker, f"own_{marker}")) for name in asked):
+                item.add_marker(marker)
+        top = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+        if top == "interop" or "celery_python" in asked:
+            item.add_marker("interop")
+        if top == "chaos":
+            item.add_marker("chaos")
+
+
+@pytest.fixture(autouse=True)
+def unit_tests_touch_no_world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under ``tests/unit`` nothing connects, starts a process, or sleeps."""
+    if not request.path.is_relative_to(TESTS / "unit"):
+        return
+
+    def refuse(what: str) -> Callable[..., Any]:
+        def refused(*args: Any, **kwargs: Any) -> Any:
+            raise AssertionError(f"a unit test {what}; move it to tests/integration")
+
+        return refused
+
+    really_connect = socket.socket.connect
+    really_sleep = time.sleep
+
+    def connect(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX:
+            refuse(f"connected to {address!r}")()
+        really_connect(self, address)
+
+    def sleep(seconds: float) -> None:
+        caller = sys._getframe(1).f_code.co_filename
+        if caller.startswith(str(TESTS / "unit")):
+            refuse(f"slept for {seconds} s")()
+        really_sleep(seconds)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(os, "fork", refuse("forked"))
+    monkeypatch.setattr(subprocess, "Popen", _RefusedPopen)
+
+
+class _RefusedPopen(subprocess.Popen):  # type: ignore[type-arg]
+    """Stays a class, since libraries subclass ``subprocess.Popen`` and annotate with it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise AssertionError(f"a unit test started {args[:1]}; move it to tests/integration")
+
+    def __del__(self, *args: Any) -> None:
+        """There is no process to wait for."""
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The session's Redis server. Do not stop it: ask for ``own_redis_server`` instead."""
+    with _or_skip(RedisServer) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """A Redis database of this test's own, empty."""
+    return redis_server.new_database_url()
+
+
+@pytest.fixture
+def own_redis_server() -> Iterator[RedisServer]:
+    """A Redis server of this test's own, whose data survive ``stop()`` and ``kill()``."""
+    with _or_skip(lambda: RedisServer(persistent=True)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[RabbitServer]:
+    """The session's RabbitMQ server. Do not stop it: ask for ``own_rabbitmq_server`` instead."""
+    with _or_skip(RabbitServer) as server:
+        yield server
+
+
+@pytest.fixture
+def rabbitmq_url(rabbitmq_server: RabbitServer) -> Iterator[str]:
+    """A RabbitMQ virtual host of this test's own, empty."""
+    virtual_host = rabbitmq_server.new_virtual_host()
+    yield rabbitmq_server.url(virtual_host)
+    rabbitmq_server.drop_virtual_host(virtual_host)
+
+
+@pytest.fixture
+def own_rabbitmq_server() -> Iterator[RabbitServer]:
+    """A RabbitMQ server of this test's own, to be stopped, killed and started again. Takes six seconds."""
+    with _or_skip(lambda: RabbitServer(management=False)) as server:
+        yield server
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """An embedded broker of this test's own, which is also a result store."""
+    return f"sqlite:///{tmp_path}/broker.db"
+
+
+@pytest.fixture(scope="session")
+def celery_python() -> Path:
+    """The interpreter of an environment with real Celery 5.7.0; built on the first run."""
+    python: Path = _or_skip(build_celery_python)
+    return python
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """``start_worker("module", "-c", "2", folder=..., environment=..., ...)``: a worker that is ready.
+
+    Keyword arguments are those of ``WorkerProcess``; ``wait=False`` returns before it is ready. Whatever is
+    left of the workers is ended after the test.
+    """
+    started: list[WorkerProcess] = []
+
+    def start(app: str, *options: str, wait: bool = True, **how: Any) -> WorkerProcess:
+        worker = WorkerProcess(app, options, **{"folder": tmp_path, **how})
+        started.append(worker)
+        return worker.start() if wait else worker.spawn()
+
+    yield start
+    for worker in reversed(started):
+        worker.close()
+
+
+@pytest.fixture
+def proxy_to() -> Iterator[Callable[[int], TcpProxy]]:
+    """``proxy_to(port)``: a bad network in front of a server on this machine."""
+    opened: list[TcpProxy] = []
+
+    def open_proxy(port: int) -> TcpProxy:
+        proxy = TcpProxy(port)
+        opened.append(proxy)
+        return proxy.__enter__()
+
+    yield open_proxy
+    for proxy in opened:
+        proxy.close()
+
+
+@pytest.fixture(autouse=True)
+def process_signals_stay_as_they_were() -> Iterator[None]:
+    """A test that installs signal handlers leaves none behind."""
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    before = {signum: signal.getsignal(signum) for signum in watched}
+    yield
+    for signum, handler in before.items():
+        if signal.getsignal(signum) is not handler and handler is not None:
+            signal.signal(signum, handler)
