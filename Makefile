@@ -1,0 +1,54 @@
+# What a person does with this project. `make help` lists it.
+
+SHELL := /bin/sh
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.made
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types layers bench docs servers clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@python=$$(sh scripts/find-python.sh) && echo "Making $(VENV) with $$python" && "$$python" -m venv $(VENV)
+	@mkdir -p $(STAMPS)
+
+# Editable, so the environment is made again only when what it must contain has changed.
+$(STAMPS)/package: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@mkdir -p $(STAMPS) && touch $@ $(STAMPS)/package
+
+demo: $(STAMPS)/package ## Walk through the guide against a real worker on the embedded broker
+	$(BIN)/python scripts/demo.py
+
+servers:
+	@sh scripts/install-servers.sh
+
+test: $(STAMPS)/dev servers check ## Lint, types, layers and all tests; installs what they need
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+check: lint types layers ## Lint, types, layers
+
+lint: $(STAMPS)/dev
+	$(BIN)/ruff check --cache-dir .cache/ruff .
+
+types: $(STAMPS)/dev
+	$(BIN)/mypy
+
+layers: $(STAMPS)/dev
+	$(BIN)/lint-imports --cache-dir .cache/import-linter
+
+bench: $(STAMPS)/dev servers ## Compare with real Celery 5.7.0: BENCH_ROUNDS=3 BENCH_TASKS=4000 BENCH_ONLY=drain
+	$(BIN)/python -m benchmarks
+
+docs: $(STAMPS)/dev ## Run the examples of the written documentation
+	$(BIN)/python -m pytest tests/docs
+
+clean: ## Remove environments, caches and results
+	rm -rf $(VENV) .tox .cache benchmarks/results
