@@ -1,0 +1,546 @@
+"""How an app speaks AMQP: its queues and routes, the messages it makes, and their sending.
+
+``app.amqp`` of every app; called by ``app.base`` for each call and by the worker for its queues.
+Decisions about one call are in ``app.calls``, the bytes in ``message``, the sockets in ``transport``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from kombu import Connection, Consumer, Exchange, Producer, Queue, pools, serialization
+
+from celery_clone import signals
+from celery_clone.message import protocol
+from celery_clone.message.outgoing import TaskMessage
+from celery_clone.transport import open_publisher
+from celery_clone.transport.protocols import Destination, Publisher, SendOptions
+from celery_clone.utils.nodenames import anon_nodename
+from celery_clone.utils.objects import FallbackContext
+
+from . import routes as _routes
+from .calls import SendDefaults, destination
+from .queues import Queues
+
+__all__ = ("AMQP", "Queues", "task_message")
+
+#: Celery's public name of the message type.
+task_message = TaskMessage
+
+PUBLISH_DEADLINE_S = 10.0
+"""What ``delay()`` may take when the broker is away; ``broker_transport_options["publish_deadline"]`` changes it."""
+
+
+class Together(threading.local):
+    """The messages that a thread gathers to publish as one batch; ``None`` outside of that."""
+
+    batch: list[tuple[TaskMessage, Destination, SendOptions, Callable[[], None]]] | None = None
+
+
+class AMQP:
+    """Queues, routes, message making and sending of one app."""
+
+    Connection = Connection
+    Consumer = Consumer
+    Producer = Producer
+    BrokerConnection = Connection
+
+    queues_cls = Queues
+
+    #: Bounds of the arguments' repr on the wire, in characters.
+    argsrepr_maxsize = 1024
+    kwargsrepr_maxsize = 1024
+
+    #: Makes the exchange of automatic queues from their name.
+    autoexchange: Any = None
+
+    _producer_pool: Any = None
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.task_protocols: dict[int, Callable[..., TaskMessage]] = {1: self.as_task_v1, 2: self.as_task_v2}
+        self._together = Together()
+        self._publisher: Publisher | None = None
+        self._publisher_lock = threading.Lock()
+        self._rtable: Any = None
+        self._router: Any = None
+        self._queues: Queues | None = None
+        self._default_exchange: Exchange | None = None
+        self._defaults: SendDefaults | None = None
+        self._send_task_message: Callable[..., Any] | None = None
+        self._repr_levels: int | None = None
+        self._sent_dispatcher: Any = None
+        self._driver_type: str | None = None
+        app._conf.bind_to(self._handle_conf_update)
+
+    # --- messages ----------------------------------------------------------
+
+    @property
+    def create_task_message(self) -> Callable[..., TaskMessage]:
+        """The message maker of the protocol that the setting ``task_protocol`` names."""
+        return self.task_protocols[self.app.conf.task_protocol]
+
+    def as_task_v2(
+        self,
+        task_id: str,
+        name: str,
+        args: Any = None,
+        kwargs: Any = None,
+        countdown: float | None = None,
+        eta: Any = None,
+        group_id: str | None = None,
+        group_index: int | None = None,
+        expires: Any = None,
+        retries: int = 0,
+        chord: Any = None,
+        callbacks: Any = None,
+        errbacks: Any = None,
+        reply_to: str | None = None,
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
+        create_sent_event: bool = False,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        shadow: str | None = None,
+        chain: Any = None,
+        now: datetime | None = None,
+        timezone: Any = None,
+        origin: str | None = None,
+        ignore_result: bool | None = False,
+        argsrepr: str | None = None,
+        kwargsrepr: str | None = None,
+        stamped_headers: Any = None,
+        replaced_task_nesting: int = 0,
+        **options: Any,
+    ) -> TaskMessage:
+        """A call as a message of protocol 2.
+
+        Raises:
+            TypeError: *args* is not a list or tuple, or *kwargs* not a mapping.
+            ValueError: *countdown* or *expires* is out of range.
+        """
+        if self._repr_levels is None:
+            self._repr_levels = self.app.conf.task_repr_maxlevels
+        return protocol.task_message_v2(
+            task_id,
+            name,
+            args,
+            kwargs,
+            countdown,
+            eta,
+            group_id,
+            group_index,
+            expires,
+            retries,
+            chord,
+            callbacks,
+            errbacks,
+            reply_to,
+            time_limit,
+            soft_time_limit,
+            create_sent_event,
+            root_id,
+            parent_id,
+            shadow,
+            chain,
+            now,
+            timezone or self.app.timezone,
+            origin or anon_nodename(),
+            ignore_result,
+            argsrepr,
+            kwargsrepr,
+            stamped_headers,
+            replaced_task_nesting,
+            clock=self.app.now,
+            argsrepr_maxsize=self.argsrepr_maxsize,
+            kwargsrepr_maxsize=self.kwargsrepr_maxsize,
+            repr_maxlevels=self._repr_levels,
+            **options,
+        )
+
+    def as_task_v1(
+        self,
+        task_id: str,
+        name: str,
+        args: Any = None,
+        kwargs: Any = None,
+        countdown: float | None = None,
+        eta: Any = None,
+        group_id: str | None = None,
+        group_index: int | None = None,
+        expires: Any = None,
+        retries: int = 0,
+        chord: Any = None,
+        callbacks: Any = None,
+        errbacks: Any = None,
+        reply_to: str | None = None,
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
+        create_sent_event: bool = False,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        shadow: str | None = None,
+        now: datetime | None = None,
+        timezone: Any = None,
+        **compat_kwargs: Any,
+    ) -> TaskMessage:
+        """A call as a message of protocol 1, for workers of Celery 3 (``task_protocol = 1``)."""
+        return protocol.task_message_v1(
+            task_id,
+            name,
+            args,
+            kwargs,
+            countdown,
+            eta,
+            group_id,
+            group_index,
+            expires,
+            retries,
+            chord,
+            callbacks,
+            errbacks,
+            reply_to,
+            time_limit,
+            soft_time_limit,
+            create_sent_event,
+            now,
+            clock=self.app.now,
+            utc=self.utc,
+        )
+
+    def through_the_serializer(
+        self, args: Any, kwargs: Any, serializer: str | None = None, producer: Any = None
+    ) -> tuple[Any, Any]:
+        """The arguments as a worker would get them; eager calls see the same types so."""
+        chosen = serializer or getattr(producer, "serializer", None) or self.app.conf.task_serializer
+        content_type, encoding, data = serialization.dumps((args, kwargs), chosen)
+        args, kwargs = serialization.loads(data, content_type, encoding, accept=[content_type])
+        return args, kwargs
+
+    # --- sending -----------------------------------------------------------
+
+    @property
+    def publisher(self) -> Publisher:
+        """What publishes for this app: made on first use, safe to use from any thread."""
+        publisher = self._publisher
+        if publisher is None:
+            with self._publisher_lock:
+                if self._publisher is None:
+                    self._publisher = open_publisher(self.app)
+                publisher = self._publisher
+        return publisher
+
+    @contextmanager
+    def publishing_together(self) -> Iterator[None]:
+        """Inside, calls of this thread are gathered; they leave as one batch at the end.
+
+        On an error nothing that was gathered is sent.  Nested uses join the outer one.
+        """
+        together = self._together
+        if together.batch is not None:
+            yield
+            return
+        batch: list[tuple[TaskMessage, Destination, SendOptions, Callable[[], None]]] = []
+        together.batch = batch
+        try:
+            yield
+        finally:
+            together.batch = None
+        if batch:
+            self.publisher.publish_many([(message, to, how) for message, to, how, _ in batch])
+            for *_, afterwards in batch:
+                afterwards()
+
+    @property
+    def send_task_message(self) -> Callable[..., Any]:
+        """The function ``(producer, name, message, **options)`` that publishes a task message."""
+        if self._send_task_message is None:
+            self._send_task_message = self._send
+        return self._send_task_message
+
+    def _send(
+        self,
+        producer: Any,
+        name: str,
+        message: TaskMessage,
+        exchange: Any = None,
+        routing_key: str | None = None,
+        queue: Any = None,
+        event_dispatcher: Any = None,
+        retry: bool | None = None,
+        retry_policy: Mapping[str, Any] | None = None,
+        serializer: str | None = None,
+        delivery_mode: Any = None,
+        compression: str | None = None,
+        declare: Any = None,
+        headers: Mapping[str, Any] | None = None,
+        exchange_type: str | None = None,
+        timeout: float | None = None,
+        confirm_timeout: float | None = None,
+        **properties: Any,
+    ) -> None:
+        """Publish *message*; with no *producer* through the app's publisher."""
+        defaults = self._defaults or self._read_defaults()
+        message_headers, message_properties, body, sent_event = message
+        if headers:
+            message_headers.update(headers)
+        if properties:
+            message_properties.update(properties)
+        if queue is None and exchange is None:
+            queue = self.default_queue
+        elif isinstance(queue, str):
+            queue = self.queues[queue]
+        if delivery_mode is None:
+            queue_exchange = getattr(queue, "exchange", None)
+            delivery_mode = getattr(queue_exchange, "delivery_mode", None) or defaults.delivery_mode
+        to, queue_name = destination(queue, exchange, routing_key, exchange_type, declare, defaults)
+        policy = {**defaults.retry_policy, **retry_policy} if retry_policy else dict(defaults.retry_policy)
+        before = signals.before_task_publish
+        if before.receivers:
+            declared = list(to.declare)
+            before.send(
+                sender=name,
+                body=body,
+                exchange=to.exchange,
+                routing_key=to.routing_key,
+                declare=declared,
+                headers=message_headers,
+                properties=message_properties,
+                retry_policy=policy,
+            )
+            to = to._replace(declare=tuple(declared))
+        how = SendOptions(
+            serializer=serializer or defaults.serializer,
+            compression=compression or defaults.compression,
+            retry=defaults.retry if retry is None else retry,
+            retry_policy=policy,
+            deadline_s=defaults.deadline_s,
+            extra={
+                "delivery_mode": delivery_mode,
+                **({"timeout": timeout} if timeout is not None else {}),
+                **({"confirm_timeout": confirm_timeout} if confirm_timeout is not None else {}),
+            },
+        )
+        after = signals.after_task_publish
+        announce = sent_event is not None or bool(after.receivers)
+
+        def afterwards() -> None:
+            if announce:
+                self._announce(producer, name, message, to, queue_name, how, event_dispatcher)
+
+        if producer is not None:
+            producer.publish(
+                body,
+                exchange=to.exchange,
+                routing_key=to.routing_key,
+                serializer=how.serializer,
+                compression=how.compression,
+                retry=how.retry,
+                retry_policy=policy,
+                declare=list(to.declare),
+                headers=message_headers,
+                **how.extra,
+                **message_properties,
+            )
+        elif self._together.batch is not None:
+            self._together.batch.append((message, to, how, afterwards))
+            return
+        else:
+            self.publisher.publish(message, to, how)
+        afterwards()
+
+    def _announce(
+        self,
+        producer: Any,
+        name: str,
+        message: TaskMessage,
+        to: Destination,
+        queue_name: str | None,
+        how: SendOptions,
+        event_dispatcher: Any,
+    ) -> None:
+        """Send ``after_task_publish`` and the ``task-sent`` event."""
+        after = signals.after_task_publish
+        if after.receivers:
+            after.send(
+                sender=name,
+                body=message.body,
+                headers=message.headers,
+                exchange=to.exchange,
+                routing_key=to.routing_key,
+            )
+        if message.sent_event is None:
+            return
+        exchange_name = to.exchange.name if isinstance(to.exchange, Exchange) else to.exchange
+        message.sent_event.update(queue=queue_name, exchange=exchange_name, routing_key=to.routing_key)
+        if event_dispatcher is None:
+            if self._sent_dispatcher is None:
+                self._sent_dispatcher = self.app.events.Dispatcher(enabled=False)
+            event_dispatcher = self._sent_dispatcher
+        with FallbackContext(producer, self.app._acquire_producer) as sender:
+            event_dispatcher.publish(
+                "task-sent", message.sent_event, sender, retry=how.retry, retry_policy=how.retry_policy
+            )
+
+    def _read_defaults(self) -> SendDefaults:
+        conf = self.app.conf
+        options = conf.broker_transport_options or {}
+        self._defaults = defaults = SendDefaults(
+            exchange=self.default_exchange.name,
+            routing_key=conf.task_default_routing_key,
+            delivery_mode=conf.task_default_delivery_mode,
+            serializer=conf.task_serializer,
+            compression=conf.task_compression,
+            retry=conf.task_publish_retry,
+            retry_policy=dict(conf.task_publish_retry_policy),
+            deadline_s=options.get("publish_deadline", PUBLISH_DEADLINE_S),
+        )
+        return defaults
+
+    # --- queues and routes ---------------------------------------------------
+
+    def Queues(  # noqa: N802 Celery's name
+        self,
+        queues: Any,
+        create_missing: bool | None = None,
+        create_missing_queue_type: str | None = None,
+        create_missing_queue_exchange_type: str | None = None,
+        autoexchange: Any = None,
+        max_priority: int | None = None,
+    ) -> Any:
+        """A table of queues, with the settings of the app for what is not given."""
+        conf = self.app.conf
+
+        def given(value: Any, setting: str) -> Any:
+            return conf[setting] if value is None else value
+
+        if not queues and conf.task_default_queue:
+            quorum = conf.task_default_queue_type == "quorum"
+            queues = (
+                Queue(
+                    conf.task_default_queue,
+                    exchange=self.default_exchange,
+                    routing_key=conf.task_default_routing_key,
+                    queue_arguments={"x-queue-type": "quorum"} if quorum else None,
+                ),
+            )
+        return self.queues_cls(
+            queues,
+            default_exchange=self.default_exchange,
+            create_missing=given(create_missing, "task_create_missing_queues"),
+            create_missing_queue_type=given(create_missing_queue_type, "task_create_missing_queue_type"),
+            create_missing_queue_exchange_type=given(
+                create_missing_queue_exchange_type, "task_create_missing_queue_exchange_type"
+            ),
+            autoexchange=self.autoexchange if autoexchange is None else autoexchange,
+            max_priority=given(max_priority, "task_queue_max_priority"),
+            default_routing_key=conf.task_default_routing_key,
+        )
+
+    def Router(self, queues: Any = None, create_missing: bool | None = None) -> Any:  # noqa: N802 Celery's name
+        """What finds the queue of a call."""
+        return _routes.Router(
+            self.routes,
+            queues or self.queues,
+            self.app.either("task_create_missing_queues", create_missing),
+            app=self.app,
+        )
+
+    def TaskConsumer(self, channel: Any, queues: Any = None, accept: Any = None, **kw: Any) -> Consumer:  # noqa: N802
+        """A kombu consumer of task messages, for code that consumes by itself."""
+        return self.Consumer(
+            channel,
+            accept=self.app.conf.accept_content if accept is None else accept,
+            queues=queues or list(self.queues.consume_from.values()),
+            **kw,
+        )
+
+    def flush_routes(self) -> None:
+        """Read ``task_routes`` anew."""
+        self._rtable = _routes.prepare(self.app.conf.task_routes)
+        self._router = None
+
+    @property
+    def routes(self) -> Any:
+        """The prepared ``task_routes``."""
+        if self._rtable is None:
+            self.flush_routes()
+        return self._rtable
+
+    @property
+    def router(self) -> Any:
+        """The router of the app's own queues."""
+        if self._router is None:
+            self._router = self.Router()
+        return self._router
+
+    @router.setter
+    def router(self, value: Any) -> None:
+        self._router = value
+
+    @property
+    def queues(self) -> Queues:
+        """The table of queues, made from ``task_queues``."""
+        if self._queues is None:
+            self._queues = self.Queues(self.app.conf.task_queues)
+        return self._queues
+
+    @queues.setter
+    def queues(self, queues: Any) -> None:
+        self._queues = queues if isinstance(queues, Queues) else self.Queues(queues)
+        self._router = None
+
+    @property
+    def default_queue(self) -> Queue:
+        """The queue of calls that are routed nowhere else."""
+        return self.queues[self.app.conf.task_default_queue]
+
+    @property
+    def default_exchange(self) -> Exchange:
+        """The exchange of queues that name none."""
+        if self._default_exchange is None:
+            conf = self.app.conf
+            self._default_exchange = Exchange(conf.task_default_exchange, conf.task_default_exchange_type)
+        return self._default_exchange
+
+    @property
+    def producer_pool(self) -> Any:
+        """Pool of kombu producers, for code that publishes by itself."""
+        if self._producer_pool is None:
+            self._producer_pool = pools.producers[self.app.connection_for_write()]
+            self._producer_pool.limit = self.app.pool.limit
+        return self._producer_pool
+
+    publisher_pool = producer_pool
+
+    def publisher_driver_type(self) -> str:
+        """The kind of broker that calls go to: ``"amqp"``, ``"redis"``, ..."""
+        if self._driver_type is None:
+            self._driver_type = str(self.app.connection_for_write().transport.driver_type)
+        return self._driver_type
+
+    @property
+    def utc(self) -> bool:
+        """Are times in messages UTC?"""
+        return bool(self.app.conf.enable_utc)
+
+    def after_fork(self) -> None:
+        """Forget what a parent process opened."""
+        self._producer_pool = None
+        self._publisher = None
+        self._publisher_lock = threading.Lock()
+        self._together = Together()
+
+    def _handle_conf_update(self, *args: Any, **kwargs: Any) -> None:
+        self._defaults = None
+        self._repr_levels = None
+        changed = {*kwargs, *(args[0] if args else ())}
+        if changed & set(self.app.conf._to_keys("task_routes")):
+            self._rtable = None
+            self._router = None
+
+

@@ -1,0 +1,210 @@
+"""The tasks that every app has: ``celery.chord_unlock``, ``celery.map`` and their like.
+
+Added to each app when it is finalized; messages of other workers name them.  They hold no state.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_clone._state import connect_on_app_finalize
+from celery_clone.canvas import chord as make_chord
+from celery_clone.canvas import chunks as make_chunks
+from celery_clone.canvas import group as make_group
+from celery_clone.canvas import maybe_signature, signature
+from celery_clone.exceptions import ChordError, Retry
+from celery_clone.result import allow_join_result, result_from_tuple
+from celery_clone.utils.log import get_logger
+
+__all__ = ()
+
+logger = get_logger("celery.app.builtins")
+
+
+def fail_chord(app: Any, body: Any, reason: str, cause: BaseException) -> None:
+    """End a chord whose body will not run."""
+    error = ChordError(reason)
+    error.__cause__ = cause
+    app.backend.chord_error_from_stack(callback=body, exc=error)
+
+
+@connect_on_app_finalize
+def add_backend_cleanup_task(app: Any) -> Any:
+    """Removes expired results; beat calls it daily."""
+
+    @app.task(name="celery.backend_cleanup", shared=False, lazy=False)
+    def backend_cleanup() -> None:
+        app.backend.cleanup()
+
+    return backend_cleanup
+
+
+@connect_on_app_finalize
+def add_accumulate_task(app: Any) -> Any:
+    """Gives its arguments back; ends a group that replaced a task."""
+
+    @app.task(bind=True, name="celery.accumulate", shared=False, lazy=False)
+    def accumulate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        index = kwargs.get("index")
+        return args if index is None else args[index]
+
+    return accumulate
+
+
+@connect_on_app_finalize
+def add_unlock_chord_task(app: Any) -> Any:
+    """Polls the members of a chord, on stores that cannot count completions themselves."""
+
+    @app.task(
+        name="celery.chord_unlock",
+        max_retries=None,
+        shared=False,
+        default_retry_delay=app.conf.result_chord_retry_interval,
+        ignore_result=True,
+        lazy=False,
+        bind=True,
+    )
+    def unlock_chord(
+        self: Any,
+        group_id: str,
+        callback: Any,
+        interval: float | None = None,
+        max_retries: int | None = None,
+        result: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        interval = self.default_retry_delay if interval is None else interval
+        members = app.GroupResult(group_id, [result_from_tuple(each, app=app) for each in result], app=app)
+        # The exchange's type is not part of the delivery info that a retry is routed by.
+        exchange_type = kwargs.pop("_chord_unlock_exchange_type", None)
+        route = {} if exchange_type is None else {"exchange_type": exchange_type}
+        body = maybe_signature(callback, app=app)
+        store_error: BaseException | None = None
+        try:
+            try:
+                ready = members.ready()
+            except Exception as exc:
+                store_error = exc
+                raise self.retry(exc=exc, countdown=interval, max_retries=max_retries, **route) from exc
+            if not ready:
+                raise self.retry(countdown=interval, max_retries=max_retries, **route)
+        except Retry:
+            raise
+        except Exception as exc:
+            # No retry was sent, so nobody will look at this chord again: end it instead.
+            logger.exception("Chord %r: chord_unlock could not be retried: %r", group_id, exc)
+            cause = getattr(exc, "reason", None) or exc
+            reason = f"chord_unlock could not be retried: {cause!r}"
+            if store_error is not None and store_error is not cause:
+                reason += f" (after reading the members' states raised {store_error!r})"
+            fail_chord(app, body, reason, cause)
+            raise
+        join = members.join_native if members.supports_native_join else members.join
+        try:
+            with allow_join_result():
+                values = join(timeout=app.conf.result_chord_join_timeout, propagate=True)
+        except Exception as exc:
+            culprit = next(members._failed_join_report(), None)
+            reason = repr(exc) if culprit is None else f"Dependency {culprit.id} raised {exc!r}"
+            logger.exception("Chord %r raised: %r", group_id, exc)
+            fail_chord(app, body, reason, exc)
+            return
+        try:
+            body.delay(values)
+        except Exception as exc:
+            logger.exception("Chord %r raised: %r", group_id, exc)
+            fail_chord(app, body, f"Callback error: {exc!r}", exc)
+
+    return unlock_chord
+
+
+@connect_on_app_finalize
+def add_map_task(app: Any) -> Any:
+    """Runs a task for each item, in one call."""
+
+    @app.task(name="celery.map", shared=False, lazy=False)
+    def xmap(task: Any, it: Any) -> list[Any]:
+        function = signature(task, app=app).type
+        return [function(item) for item in it]
+
+    return xmap
+
+
+@connect_on_app_finalize
+def add_starmap_task(app: Any) -> Any:
+    """Runs a task for each argument tuple, in one call."""
+
+    @app.task(name="celery.starmap", shared=False, lazy=False)
+    def xstarmap(task: Any, it: Any) -> list[Any]:
+        function = signature(task, app=app).type
+        return [function(*item) for item in it]
+
+    return xstarmap
+
+
+@connect_on_app_finalize
+def add_chunk_task(app: Any) -> Any:
+    """Splits argument tuples into calls of ``celery.starmap``."""
+
+    @app.task(name="celery.chunks", shared=False, lazy=False)
+    def chunks(task: Any, it: Any, n: int) -> Any:
+        return make_chunks.apply_chunks(task, it, n)
+
+    return chunks
+
+
+@connect_on_app_finalize
+def add_group_task(app: Any) -> Any:
+    """Sends the members of a group, for messages that name it as a task."""
+
+    @app.task(name="celery.group", bind=True, shared=False, lazy=False)
+    def group(
+        self: Any, tasks: Any, result: Any, group_id: str, partial_args: Any, add_to_parent: bool = True
+    ) -> Any:
+        result = result_from_tuple(result, app)
+        with app.publishing_together():
+            for each in tasks:
+                member = maybe_signature(each, app=app).clone(partial_args)
+                member.apply_async(group_id=group_id, add_to_parent=False)
+        parent = app.current_worker_task
+        if add_to_parent and parent:
+            parent.add_trail(result)
+        return result
+
+    return group
+
+
+@connect_on_app_finalize
+def add_chain_task(app: Any) -> Any:
+    """Only a name: a chain is sent as its first step."""
+
+    @app.task(name="celery.chain", shared=False, lazy=False)
+    def chain(*args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError("chain is not a real task: call its signature, which sends the first step.")
+
+    return chain
+
+
+@connect_on_app_finalize
+def add_chord_task(app: Any) -> Any:
+    """Sends a chord, for messages that name it as a task."""
+
+    @app.task(name="celery.chord", bind=True, ignore_result=False, shared=False, lazy=False)
+    def chord(
+        self: Any,
+        header: Any,
+        body: Any,
+        partial_args: Any = (),
+        interval: float | None = None,
+        countdown: float = 1,
+        max_retries: int | None = None,
+        eager: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        tasks = header.tasks if isinstance(header, make_group) else header
+        members = make_group([maybe_signature(each, app=app) for each in tasks], app=app)
+        body = maybe_signature(body, app=app)
+        whole = make_chord(members, body)
+        return whole.run(members, body, partial_args, app, interval, countdown, max_retries, **kwargs)
+
+    return chord

@@ -1,0 +1,104 @@
+"""From the options of a call to what is published where: pure functions.
+
+Called by ``app.base`` and ``app.amqp`` for every call.  Time and queues are arguments; it may not
+talk to the broker and may not read the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from kombu import Exchange
+from kombu.common import Broadcast
+from kombu.transport.native_delayed_delivery import calculate_routing_key
+
+from celery_clone.transport.protocols import Destination
+from celery_clone.utils.log import get_logger
+from celery_clone.utils.time import maybe_iso8601, subtract_datetimes
+
+__all__ = ("SendDefaults", "delayed_route", "destination", "expiration_seconds")
+
+logger = get_logger(__name__)
+
+
+class SendDefaults(NamedTuple):
+    """The settings that every publish falls back on."""
+
+    exchange: str
+    routing_key: str
+    delivery_mode: Any
+    serializer: str
+    compression: str | None
+    retry: bool
+    retry_policy: Mapping[str, Any]
+    deadline_s: float | None
+
+
+def expiration_seconds(expires: Any, task_id: str, *, now: Callable[[], datetime]) -> float:
+    """Seconds until a message expires on the broker; 0 with a warning when that is over already."""
+    if isinstance(expires, str):
+        expires = maybe_iso8601(expires)
+    seconds = subtract_datetimes(expires, now()).total_seconds() if isinstance(expires, datetime) else expires
+    if seconds < 0:
+        logger.warning(
+            "%s has an expiration date in the past (%ss ago). It is sent with an expiration of 0, so the broker "
+            "drops it unless a consumer takes it at once. If that is not intended, check the code that published "
+            "this task.",
+            task_id,
+            -seconds,
+        )
+        return 0
+    return float(seconds)
+
+
+def delayed_route(options: dict[str, Any], eta: Any, countdown: Any, *, now: Callable[[], datetime]) -> None:
+    """Send a delayed call through RabbitMQ's delay exchanges, in place (for quorum queues).
+
+    A direct exchange cannot take part; such a call waits in the worker, which is said once per call.
+    """
+    queue = options.get("queue")
+    named = queue is not None and hasattr(queue, "exchange")
+    exchange_type = queue.exchange.type if named else options.get("exchange_type")
+    exchange_name = queue.exchange.name if named else options.get("exchange")
+    routing_key = queue.routing_key if named else options.get("routing_key")
+    if exchange_type in (None, "direct"):
+        logger.warning(
+            "Direct exchanges are not supported with native delayed delivery: %s should be a topic or a fanout "
+            "exchange. The delayed task waits in a worker instead, where it may hold up a quorum queue.",
+            exchange_name,
+        )
+        return
+    if eta:
+        countdown = subtract_datetimes(maybe_iso8601(eta), now()).total_seconds()
+    if countdown and countdown > 0:
+        options.pop("queue", None)
+        options["routing_key"] = calculate_routing_key(int(countdown), routing_key or "")
+        options["exchange"] = Exchange("celery_delayed_27", type="topic")
+
+
+def destination(
+    queue: Any,
+    exchange: Any,
+    routing_key: str | None,
+    exchange_type: str | None,
+    declare: Any,
+    defaults: SendDefaults,
+) -> tuple[Destination, str | None]:
+    """Where a message goes, and the name of its queue when there is one.
+
+    A direct exchange without an explicit exchange *and* key is addressed by queue name through the
+    anonymous exchange, so that nothing depends on a binding.
+    """
+    queue_name = None if queue is None else queue.name
+    if exchange_type is None:
+        exchange_type = queue.exchange.type if queue is not None and queue.exchange is not None else "direct"
+    if (not exchange or not routing_key) and exchange_type == "direct":
+        exchange, routing_key = "", queue_name or routing_key or ""
+    elif exchange is None:
+        exchange = (queue.exchange.name if queue is not None else "") or defaults.exchange
+        routing_key = routing_key or (queue.routing_key if queue is not None else None) or defaults.routing_key
+    if declare is None:
+        declare = (queue,) if queue is not None and not isinstance(queue, Broadcast) else ()
+    return Destination(exchange, routing_key or "", tuple(declare), exchange_type), queue_name
