@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from difflib import SequenceMatcher
@@ -52,6 +53,8 @@ _KNOWN_NAMES = {*Conf.options, *Extras.options}
 # How alike an unknown name and a setting must be before we speak up.  "task_route" and
 # "task_routes" are; a name that a project made up for itself should not be.
 _MISSPELLING_RATIO = 0.87
+_LOADING = threading.RLock()
+_LOAD_TIMEOUT_S = 30.0
 _judged: set[tuple[str, str]] = set()
 
 SECRET_NAME = re.compile("API|TOKEN|KEY|SECRET|PASS|PROFANITIES_LIST|SIGNATURE|DATABASE", re.IGNORECASE)
@@ -148,6 +151,8 @@ class Settings(ConfigurationView, Conf):
 
     deprecated_settings: Collection[str]
     _spellings: _Spellings
+    _pending: bool
+    _loader: int | None
 
     def __init__(self, *args: Any, deprecated_settings: Collection[str] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -155,7 +160,37 @@ class Settings(ConfigurationView, Conf):
         vars(self).update(
             deprecated_settings=frozenset(deprecated_settings or ()),
             _spellings=_Spellings(self.prefix or "", transforms),
+            _pending=hasattr(type(self.changes), "callback"),
+            _loader=None,
         )
+
+    def _load(self) -> None:
+        """Load the configuration, once, whoever comes first.
+
+        Until then the changes are a ``PendingConfiguration``, whose ``callback`` loads.  What
+        reads the configuration while it is being loaded sees what was set so far.
+        """
+        if self._loader == threading.get_ident():
+            return
+        # Not for ever: loading imports modules, and a thread that waits here may be importing one.
+        ours = _LOADING.acquire(timeout=_LOAD_TIMEOUT_S)
+        try:
+            if not self._pending:
+                return
+            pending = self.changes
+            vars(self).update(_loader=threading.get_ident(), maps=[pending._data, DEFAULTS])
+            try:
+                loaded = pending.callback()
+            except BaseException:
+                vars(self).update(maps=[pending])
+                raise
+            finally:
+                vars(self).update(_loader=None)
+            if self._pending and loaded is not self:
+                self.swap_with(loaded)
+        finally:
+            if ours:
+                _LOADING.release()
 
     # Reading.  conf.x is read in many places, so it goes straight to the layers.
 
@@ -177,6 +212,8 @@ class Settings(ConfigurationView, Conf):
             value = os.environ.get(variable)
             if value:
                 return value
+        if self._pending:
+            self._load()
         for layer in self.maps:
             for spelling in spellings:
                 if spelling in layer:
@@ -204,6 +241,7 @@ class Settings(ConfigurationView, Conf):
         return None
 
     def __iter__(self) -> Iterator[str]:
+        self.finalize()
         canonical = self._spellings.canonical
         names = (canonical(key) for layer in reversed(self.maps) for key in layer)
         return iter(dict.fromkeys(names))
@@ -232,12 +270,21 @@ class Settings(ConfigurationView, Conf):
         _warn_of_misspellings(changes.items(), "")
         super().update(changes)
 
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Set *key* unless it has a value; does not load the configuration if that is still to come."""
+        if self._pending:
+            return self.changes.setdefault(self._spellings.canonical(key), default)
+        if key not in self:
+            self[key] = default
+        return self[key]
+
     def swap_with(self, other: Settings) -> None:
         """Become *other*, in place, so that whoever holds this object sees what was loaded."""
         super().swap_with(other)
         vars(self).update(
             deprecated_settings=other.deprecated_settings,
             _spellings=other._spellings,
+            _pending=other._pending,
         )
 
     def copy(self) -> Settings:
@@ -303,6 +350,26 @@ class Settings(ConfigurationView, Conf):
                 stacklevel=3,
             )
         return bool(self.deprecated_settings)
+
+
+def find_deprecated_settings(source: Any) -> Any:
+    """Warn of each deprecated setting that *source*, an object or a mapping, gives; returns *source*."""
+    for option in Conf.options.values():
+        if not option.deprecate_by:
+            continue
+        names = (option.name, option.old_name)
+        given = any(
+            name in source if isinstance(source, Mapping) else hasattr(source, name) for name in names
+        )
+        if given:
+            warn(
+                description=f"The {option.name!r} setting",
+                deprecation=option.deprecate_by,
+                removal=option.remove_by,
+                alternative=f"Use the {option.alt} instead",
+                stacklevel=3,
+            )
+    return source
 
 
 def detect_settings(
