@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.made
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers bench docs servers clean
+.PHONY: help demo test check lint types layers bench servers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,9 +46,6 @@ layers: $(STAMPS)/dev
 
 bench: $(STAMPS)/dev servers ## Compare with real Celery 5.7.0: BENCH_ROUNDS=3 BENCH_TASKS=4000 BENCH_ONLY=drain
 	$(BIN)/python -m benchmarks
-
-docs: $(STAMPS)/dev ## Run the examples of the written documentation
-	$(BIN)/python -m pytest tests/docs
 
 clean: ## Remove environments, caches and results
 	rm -rf $(VENV) .tox .cache benchmarks/results

@@ -1,0 +1,47 @@
+"""The application both sides run, word for word the same; only the import name differs.
+
+Imported by the worker (``-A bench_app``) and by ``client.py``. What it talks to comes from the environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+package = os.environ["BENCH_PACKAGE"]
+celery = importlib.import_module(package)
+signals = importlib.import_module(f"{package}.signals")
+
+app = celery.Celery(
+    "bench", broker=os.environ["BENCH_BROKER"], backend=os.environ.get("BENCH_BACKEND") or None
+)
+app.conf.update(
+    task_default_queue=os.environ["BENCH_QUEUE"],
+    task_ignore_result=os.environ.get("BENCH_IGNORE_RESULT") == "1",
+    broker_connection_retry_on_startup=True,
+)
+
+_marks = -1
+
+
+@app.task(name="bench.mark")
+def mark() -> None:
+    """Append one byte to the file everybody counts by."""
+    global _marks
+    if _marks < 0:
+        _marks = os.open(os.environ["BENCH_MARKS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(_marks, b".")
+
+
+@app.task(name="bench.add")
+def add(x: int, y: int) -> int:
+    """A task with a result."""
+    return x + y
+
+
+@signals.worker_ready.connect
+def say_ready(**details: Any) -> None:
+    """Tell the measuring process, whatever the log level."""
+    Path(os.environ["BENCH_READY"]).touch()

@@ -1,0 +1,1 @@
+"""One module per kind of measurement; each function measures one side once."""
