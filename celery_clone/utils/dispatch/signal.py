@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import wraps
 from itertools import chain, repeat
 from typing import Any
@@ -88,7 +88,7 @@ class Signal:
     """
 
     #: Who is connected: ``(key, receiver or weak reference)``.  Empty (false) if nobody is.
-    receivers: list[Connection]
+    receivers: Sequence[Connection] = ()
 
     #: What waits between two tries of a receiver (seconds).
     _sleep: Callable[[float], None] = staticmethod(time.sleep)
@@ -256,7 +256,7 @@ class Signal:
             self._bury()
         return living
 
-    def _remember(self, receivers: list[Connection], sender: Hashable, held: list[Any]) -> None:
+    def _remember(self, receivers: Sequence[Connection], sender: Hashable, held: list[Any]) -> None:
         with self.lock:
             if len(self.sender_receivers_cache) >= self._CACHE_LIMIT:
                 self.sender_receivers_cache.clear()
@@ -267,7 +267,7 @@ class Signal:
         with self.lock:
             self._replace([each for each in self.receivers if _alive(each[1]) is not None])
 
-    def _replace(self, receivers: list[Connection]) -> None:
+    def _replace(self, receivers: Sequence[Connection]) -> None:
         self.receivers = receivers
         self.sender_receivers_cache.clear()
 
