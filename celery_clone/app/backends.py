@@ -1,0 +1,91 @@
+"""Which class keeps the results, given a URL or a name.
+
+Asked by ``app.base`` once for each backend it makes.  Imports the class and makes
+nothing; the connection is the backend's business.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from celery_clone._state import current_app
+from celery_clone.exceptions import ImproperlyConfigured
+from celery_clone.utils.imports import load_extension_class_names, symbol_by_name
+from celery_clone.utils.suggest import hint
+
+__all__ = ("BACKEND_ALIASES", "by_name", "by_url")
+
+BACKEND_ALIASES = {
+    "arangodb": "celery_clone.backends.arangodb:ArangoDbBackend",
+    "azureblockblob": "celery_clone.backends.azureblockblob:AzureBlockBlobBackend",
+    "cache": "celery_clone.backends.cache:CacheBackend",
+    "cassandra": "celery_clone.backends.cassandra:CassandraBackend",
+    "consul": "celery_clone.backends.consul:ConsulBackend",
+    "cosmosdbsql": "celery_clone.backends.cosmosdbsql:CosmosDBSQLBackend",
+    "couchbase": "celery_clone.backends.couchbase:CouchbaseBackend",
+    "couchdb": "celery_clone.backends.couchdb:CouchBackend",
+    "database": "celery_clone.backends.database:DatabaseBackend",
+    "db": "celery_clone.backends.database:DatabaseBackend",
+    "disabled": "celery_clone.backends.base:DisabledBackend",
+    "dynamodb": "celery_clone.backends.dynamodb:DynamoDBBackend",
+    "elasticsearch": "celery_clone.backends.elasticsearch:ElasticsearchBackend",
+    "file": "celery_clone.backends.filesystem:FilesystemBackend",
+    "gs": "celery_clone.backends.gcs:GCSBackend",
+    "mongodb": "celery_clone.backends.mongodb:MongoBackend",
+    "redis": "celery_clone.backends.redis:RedisBackend",
+    "rediss": "celery_clone.backends.redis:RedisBackend",
+    "rpc": "celery_clone.backends.rpc:RPCBackend",
+    "s3": "celery_clone.backends.s3:S3Backend",
+    "sentinel": "celery_clone.backends.redis:SentinelBackend",
+    "sqlite": "celery_clone.backends.sqlite:SQLiteBackend",
+}
+
+
+def by_name(
+    backend: str | type | None = None,
+    loader: Any = None,
+    extension_namespace: str = "celery.result_backends",
+) -> Any:
+    """The backend class of that name: an alias, one of an installed plugin, or ``module:Class``.
+
+    ``None`` is the backend that refuses to keep results.  What is not text is returned as it is.
+
+    Raises:
+        ImproperlyConfigured: if there is no such class.
+    """
+    backend = backend or "disabled"
+    loader = loader or current_app.loader
+    aliases: dict[str, Any] = {
+        **BACKEND_ALIASES,
+        **loader.override_backends,
+        **dict(load_extension_class_names(extension_namespace)),
+    }
+    try:
+        found = symbol_by_name(backend, aliases)
+    except (ValueError, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name != str(backend).partition(":")[0]:
+            raise  # the backend is there, something it needs is not
+        raise ImproperlyConfigured(
+            f"Unknown result backend: {backend!r}. Did you spell that correctly? "
+            f"({error!r}){hint(str(backend), aliases)}"
+        ) from error
+    if isinstance(found, ModuleType):
+        raise ImproperlyConfigured(
+            f"Unknown result backend: {backend!r} is a Python module, not a backend class. "
+            "Name a class in it, as module:Class."
+        )
+    return found
+
+
+def by_url(backend: str | type | None = None, loader: Any = None) -> tuple[Any, str | None]:
+    """The backend class for a URL or a name, and the URL to give it (``None`` for a name).
+
+    ``db+postgresql://...`` names the backend before the plus and gives it the rest.
+    """
+    if not isinstance(backend, str) or "://" not in backend:
+        return by_name(backend, loader), None
+    scheme, _, _ = url_scheme = backend.partition("://")
+    name, plus, _ = scheme.partition("+")
+    url = backend[len(name) + 1 :] if plus else "".join(url_scheme)
+    return by_name(name, loader), url
