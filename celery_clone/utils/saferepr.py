@@ -127,7 +127,7 @@ def _plain_text(value: Any, room: int, levels: int, above: tuple[int, ...]) -> s
 def _plain_sequence(value: Any, room: int, levels: int, above: tuple[int, ...]) -> str | None:
     size = len(value)
     if not size:
-        return None if not levels else ("()" if type(value) is tuple else "[]")
+        return None if not levels or room <= 2 else ("()" if type(value) is tuple else "[]")
     identity = id(value)
     # A value of n items needs at least 3n characters: do not even start on it.
     if not levels or 3 * size >= room or identity in above:
@@ -151,7 +151,7 @@ def _plain_sequence(value: Any, room: int, levels: int, above: tuple[int, ...]) 
 
 def _plain_mapping(value: dict[Any, Any], room: int, levels: int, above: tuple[int, ...]) -> str | None:
     if not value:
-        return "{}" if levels else None
+        return "{}" if levels and room > 2 else None
     identity = id(value)
     if not levels or 6 * len(value) >= room or identity in above:
         return None

@@ -38,10 +38,12 @@ __all__ = (
     "yearmonth",
     "humanize_seconds",
     "maybe_iso8601",
+    "parse_iso8601",
     "is_naive",
     "add_seconds_to_datetime",
     "subtract_datetimes",
     "make_aware",
+    "occurrences",
     "localize",
     "to_utc",
     "maybe_make_aware",
@@ -278,12 +280,33 @@ def make_aware(dt: datetime, tz: tzinfo) -> datetime:
     return dt.replace(fold=0) if _has_two_offsets(dt) else dt
 
 
-def _attach_pytz(dt: datetime, tz: Any) -> datetime:
-    """Return ``dt`` in a zone of pytz, which resolves both cases with ``is_dst``."""
-    summer: datetime = tz.normalize(tz.localize(dt, is_dst=True))
-    winter: datetime = tz.normalize(tz.localize(dt, is_dst=False))
+def _pytz_readings(wall: datetime, tz: Any) -> tuple[datetime, datetime]:
+    """Return what a zone of pytz makes of a wall time, taken for summer and for winter time."""
+    naive = wall.replace(tzinfo=None)
+    return tz.normalize(tz.localize(naive, is_dst=True)), tz.normalize(tz.localize(naive, is_dst=False))
+
+
+def _attach_pytz(dt: datetime, tz: tzinfo) -> datetime:
+    """Return ``dt`` in a zone of pytz, the first or the later moment as for all others."""
+    summer, winter = _pytz_readings(dt, tz)
     skipped = winter.replace(tzinfo=None) != dt
     return winter if skipped else min(summer, winter)
+
+
+def occurrences(wall: datetime, tz: tzinfo) -> list[datetime]:
+    """Return the moments at which clocks in ``tz`` show a wall time, in order.
+
+    None if a clock change skips it, two if one repeats it.
+    """
+    if hasattr(tz, "localize"):
+        summer, winter = _pytz_readings(wall, tz)
+        if winter.replace(tzinfo=None) != wall:
+            return []
+        return [winter] if summer == winter else sorted((summer, winter))
+    here = wall.replace(tzinfo=tz, fold=0)
+    if not _changes_clock(tz) or not _has_two_offsets(here):
+        return [here]
+    return [] if _is_imaginary(here, tz) else [here, here.replace(fold=1)]
 
 
 def localize(dt: datetime, tz: tzinfo) -> datetime:
@@ -415,7 +438,8 @@ class ffwd:
     """A jump to the next date with the given fields; can only be added to a date.
 
     Fields that are ``None`` stay as they are, ``weekday`` counts from Monday (0),
-    ``weeks`` are added at the end.
+    ``weeks`` are added at the end.  ``fold=1`` means the second occurrence of a
+    wall time that a clock change repeats.
     """
 
     def __init__(
@@ -431,6 +455,11 @@ class ffwd:
         microsecond: int | None = None,
         **kwargs: Any,
     ) -> None:
+        self.fold: int | None = kwargs.pop("fold", None)
+        if kwargs:
+            raise TypeError(
+                f"ffwd() has no field {', '.join(sorted(kwargs))}. Use those of a date, or weeks."
+            )
         self.year = year
         self.month = month
         self.weeks = weeks
@@ -458,7 +487,15 @@ class ffwd:
         target = other.replace(**{**self._fields(), "year": year, "month": month, "day": day})
         if self.weekday is not None:
             target += timedelta(days=(7 - target.weekday() + self.weekday) % 7)
-        return target + timedelta(days=self.days)
+        target += timedelta(days=self.days)
+        if not isinstance(target, datetime):
+            return target
+        zone: Any = target.tzinfo
+        if hasattr(zone, "localize"):
+            # A date of pytz carries one offset, which the jump may have outlived.
+            moments = occurrences(target.replace(tzinfo=None), zone)
+            return moments[-1 if self.fold else 0] if moments else make_aware(target, zone)
+        return target if self.fold is None else target.replace(fold=self.fold)
 
     def _fields(self) -> dict[str, int]:
         names = ("year", "month", "day", "hour", "minute", "second", "microsecond")
