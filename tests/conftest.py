@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,10 +20,12 @@ from typing import Any
 import pytest
 
 from tests.support.celery_env import celery_python as build_celery_python
+from tests.support.processes import children_of, command_line
 from tests.support.proxy import TcpProxy
 from tests.support.rabbitmq import RabbitServer
 from tests.support.redis import RedisServer
 from tests.support.servers import Unavailable, is_ci
+from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
 
 TESTS = Path(__file__).parent
@@ -188,6 +191,29 @@ def proxy_to() -> Iterator[Callable[[int], TcpProxy]]:
     yield open_proxy
     for proxy in opened:
         proxy.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_keeps_running(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a test there is no process and no thread that was not there before it."""
+    if request.path.is_relative_to(TESTS / "unit"):
+        yield
+        return
+    processes, threads = set(_own_processes()), set(threading.enumerate())
+
+    def left() -> list[object]:
+        return [
+            *(pid for pid in _own_processes() if pid not in processes),
+            *(thread for thread in threading.enumerate() if thread not in threads and not thread.daemon),
+        ]
+
+    yield
+    wait_until(lambda: not left(), 5, lambda: f"the end of what the test started: {left()}")
+
+
+def _own_processes() -> list[int]:
+    """Children of this process, without the one that Python keeps for shared memory."""
+    return [pid for pid in children_of(os.getpid()) if "_tracker" not in command_line(pid)]
 
 
 @pytest.fixture(autouse=True)
