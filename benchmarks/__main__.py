@@ -2,8 +2,9 @@
 
 Every benchmark runs the two sides in turn, round after round, so that a machine that slows down slows both.
 ``BENCH_ROUNDS`` (3) and ``BENCH_TASKS`` (4000 tasks in a queue that is drained) say how much, ``BENCH_ONLY``
-which benchmarks (names or beginnings of names, with commas), ``BENCH_SIDES`` which sides. The exit status is
-0 unless a run breaks: whether the floors are reached is said in the table.
+which benchmarks (names or beginnings of names, with commas), ``BENCH_SIDES`` which sides, ``BENCH_RESULTS``
+another file for the figures. The exit status is 0 unless a run breaks: whether the floors are reached is
+said in the table.
 """
 
 from __future__ import annotations
@@ -86,8 +87,9 @@ def main() -> int:
                     figures = ", ".join(f"{metric} {value:.4g}" for metric, value in measured.items())
                     report.say(f"{name} {number}/{rounds} {side.name}: {figures}")
     records = report.compare(samples)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(
+    path = Path(os.environ.get("BENCH_RESULTS", RESULTS))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
         json.dumps(
             {**facts, "rows": records, "samples": [dataclasses.asdict(sample) for sample in samples]},
             indent=1,
@@ -95,7 +97,7 @@ def main() -> int:
         + "\n"
     )
     print(report.table(records))
-    print(f"\n{rounds} rounds, medians; all figures in {os.path.relpath(RESULTS)}")
+    print(f"\n{rounds} rounds, medians; all figures in {os.path.relpath(path)}")
     return 0
 
 
