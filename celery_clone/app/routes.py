@@ -116,11 +116,11 @@ class Router:
         Raises:
             QueueNotFound: if the queue is not declared and may not be made.
         """
-        route = _as_route(route)
-        queue = route.pop("queue", None)
+        destination = _as_route(route)
+        queue = destination.pop("queue", None)
         if queue:
-            route["queue"] = self._queue(queue) if isinstance(queue, str) else queue
-        return route
+            destination["queue"] = self._queue(queue) if isinstance(queue, str) else queue
+        return destination
 
     def _queue(self, name: str) -> Any:
         try:

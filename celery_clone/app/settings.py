@@ -177,7 +177,7 @@ class Settings(ConfigurationView, Conf):
         try:
             if not self._pending:
                 return
-            pending = self.changes
+            pending: Any = self.changes
             vars(self).update(_loader=threading.get_ident(), maps=[pending._data, DEFAULTS])
             try:
                 loaded = pending.callback()
@@ -232,13 +232,12 @@ class Settings(ConfigurationView, Conf):
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._look_up(key) is not _MISSING
 
-    def first(self, *keys: str) -> Any:
-        """The value of the first of *keys* that is set and is not ``None``."""
-        for key in keys:
-            value = self.get(key)
-            if value is not None:
-                return value
-        return None
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        self.finalize()
+        return super().__repr__()
 
     def __iter__(self) -> Iterator[str]:
         self.finalize()
@@ -251,34 +250,34 @@ class Settings(ConfigurationView, Conf):
 
     # Writing goes to the changes, under the name a setting has today.
 
-    def __setitem__(self, key: str, value: Any) -> None:
-        name = self._spellings.canonical(key)
-        _warn_of_misspellings([(name, value)], "")
-        self.changes[name] = value
+    def _key(self, key: Any) -> Any:
+        return self._spellings.canonical(key) if isinstance(key, str) else key
 
-    def __delitem__(self, key: str) -> None:
-        name = self._spellings.canonical(key)
-        try:
-            del self.changes[name]
-        except KeyError:
-            raise KeyError(f"{key!r} was not set on this configuration, so it cannot be removed") from None
+    def _to_keys(self, key: str) -> tuple[str, ...]:
+        return self._spellings[key][1]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        _warn_of_misspellings([(key, value)], "")
+        name = self._key(key)
+        self.changes[name] = value
+        for tell in self._observers:
+            tell({name: value})
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Set several settings at once."""
-        canonical = self._spellings.canonical
-        changes = {canonical(key): value for key, value in dict(*args, **kwargs).items()}
+        changes = {self._key(key): value for key, value in dict(*args, **kwargs).items()}
         _warn_of_misspellings(changes.items(), "")
         super().update(changes)
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         """Set *key* unless it has a value; does not load the configuration if that is still to come."""
         if self._pending:
-            return self.changes.setdefault(self._spellings.canonical(key), default)
+            return self.changes.setdefault(self._key(key), default)
         if key not in self:
             self[key] = default
         return self[key]
 
-    def swap_with(self, other: Settings) -> None:
+    def swap_with(self, other: Any) -> None:
         """Become *other*, in place, so that whoever holds this object sees what was loaded."""
         super().swap_with(other)
         vars(self).update(
