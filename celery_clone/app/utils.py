@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from types import ModuleType
 from typing import Any
-
-import billiard
-import kombu
 
 from celery_clone._state import _get_active_apps
 from celery_clone._version import VERSION_BANNER
@@ -72,9 +70,10 @@ def bugreport(app: Any) -> str:
         driver = f"(driver unknown: {error!r})"
     return REPORT.format(
         banner=VERSION_BANNER,
-        kombu=kombu.__version__,
+        # Loaded for the report only: billiard takes longer than the rest of this module.
+        kombu=import_module("kombu").__version__,
         python=platform.python_version(),
-        billiard=billiard.__version__,
+        billiard=import_module("billiard").__version__,
         driver=driver,
         system=platform.system(),
         architecture=", ".join(filter(None, platform.architecture())),
@@ -112,8 +111,8 @@ def find_app(app: Any) -> Any:
         in_module = None if submodule is None else _app_of_module(submodule, tried)
     if in_module is None:
         raise AttributeError(
-            f"module {found.__name__!r} has no attribute 'celery' that is a Celery application, nor any other. "
-            f"Tried {', '.join(tried)}. Name the application as module.path:attribute."
+            f"module {found.__name__!r} has no attribute 'celery', nor any other, that is a Celery "
+            f"application. Tried {', '.join(tried)}. Name the application as module.path:attribute."
         )
     return in_module
 
