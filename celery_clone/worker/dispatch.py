@@ -1,0 +1,895 @@
+"""Deliveries in, jobs to the pool, reports back, acknowledgements out: the hot path.
+
+Owned by the consumer, called by ``worker.loops`` once per turn and by the pool with its reports,
+all in the loop's thread.  It owns the flights and the books of prefetching, outside of any
+connection; what may run is decided by ``worker.admission``, what is acknowledged by
+``execution.acks``.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal as process_signals
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kombu.exceptions import DecodeError
+
+from celery_clone import signals, states
+from celery_clone.app.trace import LOG_RECEIVED
+from celery_clone.exceptions import (
+    InvalidTaskError,
+    NotRegistered,
+    Terminated,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+from celery_clone.execution.acks import (
+    AckRule,
+    Settle,
+    settle_on_begin,
+    settle_on_end,
+    settle_on_loss,
+    settle_on_timeout,
+)
+from celery_clone.execution.outcome import Outcome
+from celery_clone.message import protocol
+from celery_clone.message.frames import (
+    MAY_WAIT,
+    TELL_BEGIN,
+    WANT_SUMMARY,
+    Began,
+    Ended,
+    Job,
+    Lost,
+    Overtime,
+    Report,
+    Unfit,
+)
+from celery_clone.transport.credit import Credit
+from celery_clone.utils.log import get_logger
+from celery_clone.utils.suggest import closest
+
+from . import state
+from .admission import Discard, Hold, Run, admit
+from .limits import RateBucket
+from .request import Request
+from .state import InFlight, Phase
+
+if TYPE_CHECKING:
+    from celery_clone.concurrency.protocols import Pool
+    from celery_clone.message.delivery import Delivery
+    from celery_clone.transport.protocols import MessageSource
+
+__all__ = ("Dispatcher", "TaskPlan")
+
+logger = get_logger(__name__)
+received_logger = get_logger("celery.worker.strategy")
+request_logger = get_logger("celery.worker.request")
+consumer_logger = get_logger("celery.worker.consumer")
+
+SHORT_S = 0.005
+"""A task whose runs take less on average is short: its results may wait, and more of it is fetched."""
+
+SAMPLES = 4
+"""Runs that must have been seen before a task is called short."""
+
+STALLED_S = 0.05
+"""When a job thought short runs longer, its slot is looked at, so that early acknowledgement is not late."""
+
+PARK_S = 1.0
+"""A delivery due later than this is parked in the broker, where the broker can hold it."""
+
+BATCH = 64
+"""The most deliveries taken in one turn."""
+
+WIDEST = 64
+"""How many deliveries per process may be outstanding while tasks are short."""
+
+UNKNOWN_TASK = """Received unregistered task of type {name!r}.
+The message has been ignored and discarded.
+
+Did you remember to import the module containing this task?
+Or maybe you're using relative imports?{hint}
+
+The message is kept for you: see {kept}.
+The task is {name}[{id}], its arguments are {args} {kwargs}.
+"""
+
+
+class TaskPlan:
+    """What is the same for every message of one task, looked up once."""
+
+    __slots__ = ("ack", "bucket", "early", "handler", "mean_s", "name", "samples", "short", "soft_hard", "task")
+
+    def __init__(self, name: str, task: Any, handler: Any, bucket: RateBucket | None) -> None:
+        self.name = name
+        self.task = task
+        #: The legacy message handler of a task with its own Strategy or Request; ``None`` for the fast path.
+        self.handler = handler
+        self.bucket = bucket
+        self.ack = AckRule.of(task)
+        self.early = settle_on_begin(self.ack) is Settle.ACK
+        self.soft_hard: tuple[float | None, float | None] = (task.soft_time_limit, task.time_limit)
+        self.mean_s = 1.0
+        self.samples = 0
+        self.short = False
+
+    def ran(self, seconds: float) -> None:
+        """Learn from one run.  One long run ends the trust in short ones at once."""
+        self.samples += 1
+        if self.samples == 1:
+            self.mean_s = seconds
+        else:
+            self.mean_s += (seconds - self.mean_s) * (0.2 if seconds < SHORT_S else 0.6)
+        self.short = self.samples >= SAMPLES and self.mean_s < SHORT_S
+
+
+class Dispatcher:
+    """Carries tasks from the source to the pool and their ends back.
+
+    Arguments:
+        app: the app whose tasks are run.
+        hostname: node name of the worker.
+        pool: runs the jobs.
+        timer: has ``call_after(seconds, function, args)``.
+        owner: the consumer; sender of the signals, and what legacy handlers get.
+        prefetch: how many deliveries may be outstanding; 0 for no bound.
+        elastic: may the window grow while tasks are short?
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        hostname: str,
+        pool: Pool,
+        timer: Any,
+        owner: Any,
+        *,
+        prefetch: int,
+        elastic: bool,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.app = app
+        self.hostname = hostname
+        self.pool = pool
+        self.timer = timer
+        self.owner = owner
+        self.clock = clock
+        self.monotonic = monotonic
+        self.base = prefetch
+        self.widest = max(prefetch, self.processes() * WIDEST) if elastic and prefetch else prefetch
+        self.credit = Credit(prefetch)
+        self.source: MessageSource | None = None
+        self.quiet = False
+        self.eventer: Any = None
+        self.flights = state.flights
+        self.waiting: deque[InFlight] = deque()
+        self.plans: dict[str, TaskPlan] = {}
+        self.limits_off = False
+        #: Something may be in the broker that was not taken yet.
+        self.stirred = True
+        self._seq = 0
+        self._watching_slots = False
+        self._logs_received = received_logger.isEnabledFor(logging.INFO)
+
+    # --- set-up --------------------------------------------------------------
+
+    def processes(self) -> int:
+        """How many jobs the pool can run at once."""
+        return max(1, int(getattr(self.pool, "num_processes", 1) or 1))
+
+    def stir(self) -> None:
+        """The source says that there may be something to take."""
+        self.stirred = True
+
+    def attach(self, source: MessageSource, eventer: Any = None) -> None:
+        """Work with a new source, after (re)connecting."""
+        self.source = source
+        self.eventer = eventer
+        self.quiet = False
+        self.stirred = True
+
+    def detach(self) -> None:
+        """The source is gone.
+
+        What no process has begun is forgotten where the broker will give it out again, and kept where
+        the delivery stays ours; runs that go on keep their flights.
+        """
+        source, self.source = self.source, None
+        if source is None or source.survives_reconnect:
+            return
+        for seq in self.pool.recall():
+            self._forget(self.flights.get(seq))
+        for flight in [*self.flights.values()]:
+            if flight.phase is not Phase.BEGUN:
+                self._forget(flight)
+            flight.owed = False
+        self.waiting.clear()
+
+    def _forget(self, flight: InFlight | None) -> None:
+        if flight is None or self.flights.pop(flight.seq, None) is None:
+            return
+        if flight.phase is Phase.HELD:
+            self.credit.repay()
+        self.credit.settled()
+
+    def plan(self, name: str) -> TaskPlan | None:
+        """The plan of a task; ``None`` if the app does not know it."""
+        plan = self.plans.get(name)
+        if plan is None:
+            task = self.app.tasks.get(name)
+            if task is None:
+                return None
+            bucket = None if self.limits_off else RateBucket.of(task.rate_limit)
+            plan = self.plans[name] = TaskPlan(name, task, self.owner.legacy_handler(task), bucket)
+        return plan
+
+    def rebase(self, prefetch: int) -> None:
+        """The pool has another size: the window follows."""
+        grew, self.base = prefetch - self.base, prefetch
+        if self.widest > self.base:
+            self.widest = max(self.base, self.processes() * WIDEST)
+        else:
+            self.widest = self.base
+        self.credit.limit = max(self.base, min(self.credit.limit + grew, self.widest))
+        self.stirred = True
+
+    def wait(self, timeout: float) -> None:
+        """Take, waiting at most *timeout* seconds for a delivery; for loops without a hub."""
+        self._hand_over()
+        source = self.source
+        if source is None or self.quiet:
+            return
+        room = self.credit.available - len(self.waiting) if self.credit.limit else BATCH
+        if room > 0:
+            self.receive(source.take(min(room, BATCH), timeout))
+        else:
+            source.flush()
+            self.pool.wait(timeout)
+
+    def rebuild_plans(self) -> None:
+        """Read the tasks' options anew (a rate or time limit was changed, modules were reloaded)."""
+        waiting = {name: plan.bucket.waiting for name, plan in self.plans.items() if plan.bucket is not None}
+        self.plans.clear()
+        for name, flights in waiting.items():
+            plan = self.plan(name)
+            if plan is not None and plan.bucket is not None:
+                plan.bucket.waiting.extend(flights)
+                self._drain_bucket(plan.bucket)
+            else:
+                self.waiting.extend(flights)
+
+    # --- in --------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Hand over what waits, take what may be taken.  Called once per pass of the loop."""
+        if self.waiting:
+            self._hand_over()
+        source = self.source
+        if source is None:
+            return
+        if self.stirred and not self.quiet:
+            room = self.credit.available - len(self.waiting) if self.credit.limit else self.pool.room() + BATCH
+            wanted = min(room, BATCH)
+            if wanted > 0:
+                deliveries = source.take(wanted)
+                if deliveries:
+                    self.receive(deliveries)
+                if len(deliveries) < wanted:
+                    self.stirred = False
+                return
+        source.flush()
+
+    def receive(self, deliveries: Sequence[Delivery]) -> None:
+        """Admit deliveries and hand over those that may run."""
+        for delivery in deliveries:
+            try:
+                self._receive_one(delivery)
+            except (DecodeError, InvalidTaskError) as exc:
+                self.bury(delivery, str(exc))
+        self._hand_over()
+
+    def _receive_one(self, delivery: Delivery) -> None:
+        peek = delivery.peek()
+        if peek is not None:
+            name, task_id, plain = peek.task, peek.id, peek.plain
+        else:
+            if delivery.problem is not None:
+                self.bury(delivery, delivery.problem)
+                return
+            headers = headers_of(delivery)
+            name, task_id = headers["task"], headers["id"]
+            plain = not headers.get("eta") and not headers.get("expires") and not any(headers.get("timelimit") or ())
+        plan = self.plan(name)
+        if plan is None:
+            self.refuse_unknown(delivery, name, task_id)
+            return
+        if plan.handler is not None:
+            self.owner.handle_legacy(plan.handler, delivery)
+            return
+        self._seq += 1
+        flight = InFlight(self._seq, delivery, plan, name, task_id, self._make_request)
+        flight.received_at = self.clock()
+        flight.limits = plan.soft_hard if plain else self._limits_of(delivery, plan)
+        verdict = admit(
+            task_id,
+            plain,
+            lambda: headers_of(delivery),
+            flight.received_at,
+            state.revoked,
+            state.revoked_stamps,
+            self.app.timezone,
+        )
+        self.flights[flight.seq] = flight
+        self.credit.taken(1)
+        self._announce_received(flight)
+        if isinstance(verdict, Run):
+            self._run(flight)
+        elif isinstance(verdict, Hold):
+            self._hold(flight, verdict.due)
+        else:
+            self._discard(flight, verdict)
+
+    def _limits_of(self, delivery: Delivery, plan: TaskPlan) -> tuple[float | None, float | None]:
+        """(soft, hard) seconds: those of the message, else of the task."""
+        hard, soft = None, None
+        pair = headers_of(delivery).get("timelimit")
+        if isinstance(pair, (list, tuple)) and len(pair) >= 2:
+            hard, soft = pair[0], pair[1]
+        return (soft or plan.soft_hard[0], hard or plan.soft_hard[1])
+
+    def _make_request(self, flight: InFlight) -> Request:
+        delivery, source = flight.delivery, self.source
+        return Request(
+            delivery,
+            app=self.app,
+            hostname=self.hostname,
+            eventer=self.eventer,
+            task=flight.plan.task,
+            connection_errors=self.owner.connection_errors,
+            headers=headers_of(delivery),
+            on_ack=delivery.ack_log_error if source is not None else None,
+            on_reject=delivery.reject_log_error if source is not None else None,
+        )
+
+    def _announce_received(self, flight: InFlight) -> None:
+        if self._logs_received:
+            context = {"id": flight.id, "name": flight.name}
+            if flight.delivery.envelope is None or received_logger.isEnabledFor(logging.DEBUG):
+                headers = headers_of(flight.delivery)
+                context.update(
+                    args=headers.get("argsrepr", ""), kwargs=headers.get("kwargsrepr", ""), eta=headers.get("eta")
+                )
+            received_logger.info(LOG_RECEIVED, context, extra={"data": context})
+        if signals.task_received.receivers:
+            signals.task_received.send(sender=self.owner, request=flight.request)
+        if self._tells(flight.plan):
+            headers = headers_of(flight.delivery)
+            self._event(
+                flight,
+                "task-received",
+                name=flight.name,
+                args=headers.get("argsrepr", ""),
+                kwargs=headers.get("kwargsrepr", ""),
+                root_id=headers.get("root_id"),
+                parent_id=headers.get("parent_id"),
+                retries=headers.get("retries", 0),
+                eta=headers.get("eta"),
+                expires=headers.get("expires"),
+            )
+
+    def _tells(self, plan: TaskPlan) -> bool:
+        return self.eventer is not None and bool(self.eventer.enabled) and bool(plan.task.send_events)
+
+    def _event(self, flight: InFlight, kind: str, **fields: Any) -> None:
+        if self._tells(flight.plan):
+            self.eventer.send(kind, uuid=flight.id, **fields)
+
+    # --- holding -----------------------------------------------------------------
+
+    def _run(self, flight: InFlight) -> None:
+        bucket = flight.plan.bucket
+        if bucket is not None and (bucket.waiting or not bucket.take(self.monotonic())):
+            flight.phase = Phase.HELD
+            self.credit.lend()
+            bucket.waiting.append(flight)
+            if len(bucket.waiting) == 1:
+                self.timer.call_after(bucket.wait(self.monotonic()), self._drain_bucket, (bucket,))
+            return
+        self.waiting.append(flight)
+
+    def _drain_bucket(self, bucket: RateBucket) -> None:
+        while bucket.waiting and bucket.take(self.monotonic()):
+            flight = bucket.waiting.popleft()
+            if flight.seq in self.flights:
+                self._release(flight)
+        if bucket.waiting:
+            self.timer.call_after(bucket.wait(self.monotonic()), self._drain_bucket, (bucket,))
+        self._hand_over()
+
+    def _hold(self, flight: InFlight, due: float) -> None:
+        now = self.clock()
+        source = self.source
+        if due - now > PARK_S and source is not None and source.park(flight.delivery, due):
+            # The broker gives it out again when it is due; until then it is nobody's.
+            flight.owed = False
+            self._forget(flight)
+            return
+        flight.phase = Phase.HELD
+        flight.due = due
+        self.credit.lend()
+        self.timer.call_after(max(0.0, due - now), self._due, (flight,))
+
+    def _due(self, flight: InFlight) -> None:
+        if flight.seq not in self.flights:
+            return
+        if flight.id in state.revoked:
+            self.credit.repay()
+            self._discard(flight, Discard(expired=False))
+            return
+        remaining = (flight.due or 0.0) - self.clock()
+        if remaining > 0.001:
+            # Wall clock and timer need not agree over hours.
+            self.timer.call_after(remaining, self._due, (flight,))
+            return
+        bucket = flight.plan.bucket
+        self.credit.repay()
+        flight.phase = Phase.WAITING
+        if bucket is None:
+            self.waiting.append(flight)
+        else:
+            self._run(flight)
+        self._hand_over()
+
+    def _release(self, flight: InFlight) -> None:
+        """A held flight may run now."""
+        self.credit.repay()
+        flight.phase = Phase.WAITING
+        self.waiting.append(flight)
+
+    # --- to the pool ---------------------------------------------------------------
+
+    def _hand_over(self) -> None:
+        """Give the pool as many jobs as it has room for."""
+        waiting = self.waiting
+        if not waiting:
+            return
+        room = self.pool.room()
+        # Deeper than the pool's own depth only for jobs that will not keep the others waiting.
+        if waiting[0].plan.short:
+            room = max(room, self.depth_for_short() - self.handed_over())
+        if room <= 0:
+            return
+        jobs: list[Job] = []
+        limits: list[tuple[float | None, float | None]] = []
+        wants_summary = WANT_SUMMARY if self.eventer is not None and self.eventer.enabled else 0
+        while waiting and len(jobs) < room:
+            flight = waiting.popleft()
+            if flight.seq not in self.flights:
+                continue
+            if state.revoked and flight.id in state.revoked:
+                self._discard(flight, Discard(expired=False))
+                continue
+            plan = flight.plan
+            flags = wants_summary
+            has_limits = flight.limits != (None, None)
+            if not plan.short or has_limits or wants_summary:
+                flags |= TELL_BEGIN
+            if plan.short:
+                flags |= MAY_WAIT
+            jobs.append(self._job(flight, flags))
+            limits.append(flight.limits)
+        if jobs:
+            self.pool.submit(jobs, limits)
+            if not self._watching_slots:
+                self._watching_slots = True
+                self.timer.call_after(STALLED_S, self._look_at_slots, ())
+
+    def depth_for_short(self) -> int:
+        """How many short jobs may be with the pool at once."""
+        return self.credit.limit or BATCH
+
+    def handed_over(self) -> int:
+        """How many jobs are with the pool."""
+        return len(self.flights) - len(self.waiting) - self.credit.lent
+
+    def _job(self, flight: InFlight, flags: int) -> Job:
+        delivery = flight.delivery
+        if delivery.envelope is not None:
+            return Job(flight.seq, flight.name, raw=delivery.envelope.raw, flags=flags)
+        parts = delivery.parts
+        return Job(
+            flight.seq,
+            flight.name,
+            parts=(parts.headers, parts.properties, parts.body, parts.content_type, parts.content_encoding),
+            facts=delivery.delivery_info,
+            flags=flags,
+        )
+
+    def _look_at_slots(self) -> None:
+        """Acknowledge what runs longer than was thought.  Comes back while anything is with the pool."""
+        now = self.monotonic()
+        for seq, (pid, at) in self.pool.begun().items():
+            if now - at >= STALLED_S:
+                self._began(Began(seq, pid, at))
+        self._watching_slots = bool(self.flights)
+        if self._watching_slots:
+            self.timer.call_after(STALLED_S * 2, self._look_at_slots, ())
+
+    # --- from the pool -----------------------------------------------------------
+
+    def on_reports(self, reports: Iterable[Report]) -> None:
+        """What the pool tells: runs began, ended, were lost."""
+        ended = 0
+        for report in reports:
+            if isinstance(report, Ended):
+                self._ended(report)
+                ended += 1
+            elif isinstance(report, Began):
+                self._began(report)
+            elif isinstance(report, Lost):
+                self._lost(report)
+                ended += 1
+            elif isinstance(report, Overtime):
+                self._overtime(report)
+            elif isinstance(report, Unfit):
+                self._unfit(report)
+                ended += 1
+        if ended:
+            self.stirred = self.stirred or self._was_full(ended)
+            self._hand_over()
+
+    def _was_full(self, ended: int) -> bool:
+        """Did the window keep something in the broker before these ended?"""
+        return self.credit.limit > 0 and self.credit.available <= ended
+
+    def _began(self, report: Began) -> None:
+        flight = self.flights.get(report.seq)
+        if flight is None or flight.phase is Phase.BEGUN:
+            return
+        flight.phase = Phase.BEGUN
+        flight.pid = report.pid
+        flight.began_at = report.at
+        state.count_accepted(flight.name)
+        if flight.plan.early:
+            self._settle(flight, Settle.ACK)
+        if flight._request is not None:
+            flight._request.time_start, flight._request.worker_pid = report.at, report.pid
+        self._event(flight, "task-started", pid=report.pid)
+        if request_logger.isEnabledFor(logging.DEBUG):
+            request_logger.debug("Task accepted: %s[%s] pid:%r", flight.name, flight.id, report.pid)
+
+    def _ended(self, report: Ended) -> None:
+        flight = self.flights.pop(report.seq, None)
+        if flight is None:
+            return
+        if flight.phase is not Phase.BEGUN:
+            state.count_accepted(flight.name)
+        plan = flight.plan
+        runtime = report.outcome[2]
+        was_short = plan.short
+        plan.ran(runtime if runtime else (0.0 if report.outcome[0] == states.SUCCESS else SHORT_S))
+        if plan.early:
+            self._settle(flight, Settle.ACK)
+        else:
+            outcome = Outcome.unpack(report.outcome)
+            self._settle(flight, settle_on_end(plan.ack, outcome))
+        self.credit.settled()
+        if plan.short is not was_short or (plan.short and self.credit.limit < self.widest):
+            self._adapt(plan)
+        if self.eventer is not None and self.eventer.enabled:
+            self._tell_end(flight, Outcome.unpack(report.outcome))
+
+    def _adapt(self, plan: TaskPlan) -> None:
+        """Widen the window while tasks are short, go back to the base at the first that is not."""
+        if plan.short:
+            self.credit.limit = min(self.widest, max(self.credit.limit * 2, self.base))
+            self.stirred = True
+        else:
+            self.credit.limit = self.base
+
+    def _tell_end(self, flight: InFlight, outcome: Outcome) -> None:
+        if outcome.state == states.SUCCESS:
+            self._event(flight, "task-succeeded", result=outcome.summary, runtime=outcome.runtime)
+        elif outcome.state in (states.FAILURE, states.RETRY):
+            error = outcome.error
+            kind = "task-failed" if outcome.state == states.FAILURE else "task-retried"
+            self._event(
+                flight,
+                kind,
+                exception=error.repr if error else outcome.summary,
+                traceback=error.traceback if error else "",
+            )
+        elif outcome.state == states.REJECTED:
+            self._event(flight, "task-rejected", requeue=outcome.requeue)
+
+    def _unfit(self, report: Unfit) -> None:
+        flight = self.flights.pop(report.seq, None)
+        if flight is None:
+            return
+        self.credit.settled()
+        if flight.owed:
+            self.bury(flight.delivery, report.detail)
+
+    def _settle(self, flight: InFlight, how: Settle) -> None:
+        """Acknowledge, drop or give back; once, and only on the connection it came over."""
+        if not flight.owed or how is Settle.NONE:
+            return
+        flight.owed = False
+        source = self.source
+        if source is None:
+            if not flight.plan.early:
+                consumer_logger.warning(
+                    "Task %s[%s] ended while the broker was away: the broker gives its message out again.",
+                    flight.name,
+                    flight.id,
+                )
+            return
+        tag = flight.delivery.tag
+        if how is Settle.ACK:
+            source.ack((tag,))
+        else:
+            source.reject(tag, requeue=how is Settle.REQUEUE)
+
+    # --- endings that are not the task's own ----------------------------------------
+
+    def _overtime(self, report: Overtime) -> None:
+        flight = self.flights.get(report.seq)
+        if flight is None:
+            return
+        self._began(Began(report.seq, flight.pid or 0, flight.began_at or self.monotonic()))
+        if report.soft:
+            request_logger.warning(
+                "Soft time limit (%ss) exceeded for %s[%s]", report.limit, flight.name, flight.id
+            )
+            return
+        request_logger.error("Hard time limit (%ss) exceeded for %s[%s]", report.limit, flight.name, flight.id)
+        self.flights.pop(report.seq, None)
+        self.credit.settled()
+        self._fail(flight, TimeLimitExceeded(report.limit))
+        self._settle(flight, settle_on_timeout(flight.plan.ack))
+
+    def _lost(self, report: Lost) -> None:
+        flight = self.flights.pop(report.seq, None)
+        if flight is None:
+            return
+        self.credit.settled()
+        if flight.phase is not Phase.BEGUN:
+            state.count_accepted(flight.name)
+        if flight.terminating is not None:
+            self._announce_revoked(flight, terminated=True, signum=flight.terminating, expired=False)
+            self._settle(flight, Settle.ACK)
+            return
+        error = WorkerLostError(
+            f"Worker exited prematurely: {describe_exit(report.exitcode)} Job: {report.seq}."
+        )
+        request_logger.error("Task handler raised error: %r", error, extra={"data": {"id": flight.id}})
+        how = settle_on_loss(flight.plan.ack)
+        if how is Settle.REQUEUE and flight.owed and self.source is not None:
+            self._event(flight, "task-rejected", requeue=True)
+        elif flight.plan.task.retry_on_worker_lost:
+            self._retry_lost(flight, error)
+            how = Settle.ACK
+        else:
+            self._fail(flight, error)
+        self._settle(flight, how if how is not Settle.NONE else Settle.ACK)
+
+    def _retry_lost(self, flight: InFlight, error: WorkerLostError) -> None:
+        """Send the call again, as ``task.retry()`` would have, if a retry is left."""
+        task, request = flight.plan.task, flight.request
+        retries = (request.request_dict.get("retries") or 0) + 1
+        if task.max_retries is not None and retries > task.max_retries:
+            self._fail(flight, error)
+            return
+        context = request._context
+        task.signature_from_request(context, retries=retries, countdown=task.default_retry_delay).apply_async()
+        task.backend.mark_as_retry(flight.id, error, "", request=context)
+        self._event(flight, "task-retried", exception=repr(error), traceback="")
+
+    def _fail(self, flight: InFlight, error: BaseException) -> None:
+        """Store a failure that the task's process could not."""
+        task, context = flight.plan.task, flight.request._context
+        store = not task.ignore_result or bool(task.store_errors_even_if_ignored)
+        try:
+            task.backend.mark_as_failure(flight.id, error, request=context, store_result=store)
+        except Exception as exc:
+            request_logger.exception(
+                "Task %s[%s] failed with %r, which could not be stored: %r", flight.name, flight.id, error, exc
+            )
+        signals.task_failure.send(
+            sender=task,
+            task_id=flight.id,
+            exception=error,
+            args=context.args,
+            kwargs=context.kwargs,
+            traceback=None,
+            einfo=None,
+        )
+        self._event(flight, "task-failed", exception=repr(error), traceback="")
+
+    def _discard(self, flight: InFlight, verdict: Discard) -> None:
+        """Do not run a revoked or expired task; say so in the result store, the log and the events."""
+        request_logger.info("Discarding revoked task: %s[%s]", flight.name, flight.id)
+        self.flights.pop(flight.seq, None)
+        self.credit.settled()
+        self._announce_revoked(flight, terminated=False, signum=None, expired=verdict.expired)
+        self._settle(flight, Settle.ACK)
+
+    def _announce_revoked(self, flight: InFlight, *, terminated: bool, signum: int | None, expired: bool) -> None:
+        task = flight.plan.task
+        context = flight.request._context
+        reason = "terminated" if terminated else "expired" if expired else "revoked"
+        name = None if signum is None else process_signals.Signals(signum).name
+        try:
+            if terminated:
+                task.backend.mark_as_failure(
+                    flight.id,
+                    Terminated(signum),
+                    request=context,
+                    state=states.REVOKED,
+                    store_result=not task.ignore_result,
+                )
+            else:
+                task.backend.mark_as_revoked(flight.id, reason, request=context, store_result=not task.ignore_result)
+        except Exception as exc:
+            request_logger.exception(
+                "Task %s[%s] was %s, which could not be stored: %r", flight.name, flight.id, reason, exc
+            )
+        signals.task_revoked.send(
+            sender=task, request=context, terminated=terminated, signum=signum, expired=expired
+        )
+        self._event(flight, "task-revoked", terminated=terminated, signum=name, expired=expired)
+
+    def refuse_unknown(self, delivery: Delivery, name: str, task_id: str) -> None:
+        """A message of a task that nobody here knows: say so, keep it, tell the caller."""
+        near = closest(name, self.app.tasks)
+        headers: Mapping[str, Any] = headers_of(delivery)
+        consumer_logger.error(
+            UNKNOWN_TASK.format(
+                name=name,
+                id=task_id,
+                hint=f"\nThe name nearest to it that is registered here is {near!r}." if near else "",
+                args=headers.get("argsrepr", "?"),
+                kwargs=headers.get("kwargsrepr", "?"),
+                kept=self._kept_at(delivery),
+            )
+        )
+        error = NotRegistered(name)
+        signals.task_unknown.send(sender=self.owner, message=delivery, exc=error, name=name, id=task_id)
+        if self.eventer is not None and self.eventer.enabled:
+            self.eventer.send("task-failed", uuid=task_id, exception=f"NotRegistered({name!r})")
+        if not headers.get("ignore_result"):
+            request = Request.context_of(headers, delivery.properties, self.hostname)
+            try:
+                self.app.backend.mark_as_failure(task_id, error, request=request)
+            except Exception as exc:
+                consumer_logger.exception("The failure of unknown task %s[%s] could not be stored: %r", name, task_id, exc)
+        self._bury(delivery, f"unregistered task {name!r}")
+
+    def bury(self, delivery: Delivery, reason: str) -> None:
+        """A message that cannot be used: one log entry, and it is kept for an operator."""
+        consumer_logger.error(
+            "Received a message that cannot be run: %s\nIt came from queue %r and is kept: see %s.\nIt begins: %r",
+            reason,
+            delivery.queue,
+            self._kept_at(delivery),
+            beginning(delivery),
+        )
+        signals.task_rejected.send(sender=self.owner, message=delivery, exc=InvalidTaskError(reason))
+        self._bury(delivery, reason)
+
+    def _kept_at(self, delivery: Delivery) -> str:
+        if getattr(self.source, "keeps_dead", True):
+            return f"{delivery.queue}.dead"
+        return f"the dead-letter exchange of {delivery.queue}, if it has one"
+
+    def _bury(self, delivery: Delivery, reason: str) -> None:
+        if self.source is not None:
+            self.source.bury(delivery, reason)
+
+    # --- out -------------------------------------------------------------------------
+
+    def revoke(self, task_ids: Collection[str], signum: int | None = None) -> list[str]:
+        """Act on revoked ids: discard what has not begun, and with *signum* end what runs."""
+        found: list[str] = []
+        recalled = False
+        for flight in [*self.flights.values()]:
+            if flight.id not in task_ids:
+                continue
+            found.append(flight.id)
+            if flight.phase is Phase.BEGUN:
+                if signum is not None:
+                    flight.terminating = signum
+                    self.pool.kill(flight.seq, signum)
+            elif flight.phase is Phase.WAITING and flight not in self.waiting and not recalled:
+                recalled = True
+                self._take_back()
+        self._hand_over()
+        return found
+
+    def _take_back(self) -> None:
+        """Put the jobs that no process has begun back into the line."""
+        for seq in sorted(self.pool.recall(), reverse=True):
+            flight = self.flights.get(seq)
+            if flight is not None:
+                self.waiting.appendleft(flight)
+
+    def stop_taking(self) -> None:
+        """Take nothing more, and give back to the broker what no process has begun."""
+        if self.quiet:
+            return
+        self.quiet = True
+        source = self.source
+        if source is not None:
+            source.quiet()
+        # What was taken out of the socket has not been begun; what is still out there has, or is about to be.
+        back = {*self.pool.recall(), *(flight.seq for flight in self.waiting)}
+        self.waiting.clear()
+        for flight in [*self.flights.values()]:
+            if flight.phase is Phase.HELD or flight.seq in back:
+                self._give_back(flight)
+        if source is not None:
+            source.flush()
+
+    def _give_back(self, flight: InFlight) -> None:
+        self._forget(flight)
+        self._settle(flight, Settle.REQUEUE)
+
+    def flush(self) -> None:
+        """Send what is buffered."""
+        if self.source is not None:
+            self.source.flush()
+
+    def give_back_late(self) -> int:
+        """Cold shutdown: give back what runs and is not acknowledged yet; returns how many."""
+        given = 0
+        for flight in [*self.flights.values()]:
+            if flight.owed:
+                given += 1
+            self._give_back(flight)
+        if self.source is not None:
+            self.source.flush()
+        return given
+
+    @property
+    def running(self) -> int:
+        """How many tasks processes have begun, or may have."""
+        return sum(1 for flight in self.flights.values() if flight.phase is not Phase.HELD)
+
+
+
+
+def headers_of(delivery: Delivery) -> dict[str, Any]:
+    """The headers of a message of any protocol, in the form of protocol 2.
+
+    Raises:
+        InvalidTaskError, kombu.exceptions.DecodeError: it is not a task message.
+    """
+    headers = delivery.headers
+    body = None if "task" in headers else delivery.decode()
+    return protocol.to_v2(headers, delivery.properties, b"" if body is None else body).headers
+
+
+def beginning(delivery: Delivery) -> bytes | str:
+    """The first characters of a message, for the log."""
+    raw = delivery.envelope.raw if delivery.envelope is not None else delivery.parts.body
+    return raw[:200] if isinstance(raw, (bytes, str)) else repr(raw)[:200]
+
+
+def describe_exit(exitcode: int | None) -> str:
+    """How a process ended, in words."""
+    if exitcode is None:
+        return "exit status unknown."
+    if exitcode < 0:
+        try:
+            name = process_signals.Signals(-exitcode).name
+        except ValueError:
+            name = "unknown"
+        return f"signal {-exitcode} ({name})."
+    return f"exitcode {exitcode}."
+
+

@@ -1,0 +1,103 @@
+"""The worker's loop: one pass after another until somebody asks it to stop.
+
+Called by the consumer's last step.  ``asynloop`` waits on a hub, which every pool and source with
+descriptors uses; ``synloop`` serves green pools, whose own hub must not be blocked by ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Any
+
+from celery_clone.bootsteps import RUN
+from celery_clone.exceptions import WorkerLostError
+from celery_clone.utils.log import get_logger
+
+from . import state
+
+__all__ = ("asynloop", "synloop")
+
+logger = get_logger("celery.worker.loops")
+
+
+def check_heartbeat(connection: Any, hub: Any, heartbeat: Any, rate: float) -> None:
+    """Have the hub send and check AMQP heartbeats *rate* times in each interval."""
+    if heartbeat and getattr(connection, "supports_heartbeats", False):
+        interval = max(1.0, heartbeat / max(rate, 1.0))
+        hub.call_repeatedly(interval, connection.heartbeat_check, rate)
+
+
+def asynloop(
+    obj: Any, connection: Any, consumer: Any, blueprint: Any, hub: Any, qos: Any, heartbeat: Any, clock: Any,
+    hbrate: float = 2.0,
+) -> None:
+    """Run until the blueprint is told to stop, waiting on *hub*.
+
+    *obj* is the consumer; each pass lets its dispatcher take and hand over.
+
+    Raises:
+        WorkerShutdown, WorkerTerminate: a stop flag was set.
+        Exception: whatever the connection raises when it is lost.
+    """
+    dispatcher = obj.dispatcher
+    obj.controller.register_with_event_loop(hub)
+    obj.register_with_event_loop(hub)
+    check_heartbeat(connection, hub, heartbeat, hbrate)
+    if not obj.restart_count and not obj.pool.did_start_ok():
+        raise WorkerLostError("Could not start worker processes. See the log above for what their start raised.")
+    # Timers must be able to end the wait for events, or nothing due would run on an idle worker.
+    passes = hub.create_loop()
+    obj.on_ready()
+    try:
+        dispatcher.turn()
+        while blueprint.state == RUN and obj.connection is not None:
+            state.maybe_shutdown()
+            next(passes)
+            dispatcher.turn()
+    finally:
+        passes.close()
+
+
+def synloop(
+    obj: Any, connection: Any, consumer: Any, blueprint: Any, hub: Any, qos: Any, heartbeat: Any, clock: Any,
+    hbrate: float = 2.0, **kwargs: Any,
+) -> None:
+    """Run until the blueprint is told to stop, waiting in the source's own way."""
+    dispatcher = obj.dispatcher
+    obj.on_ready()
+    while blueprint.state == RUN and obj.connection is not None:
+        state.maybe_shutdown()
+        obj.perform_pending_operations()
+        dispatcher.stirred = True
+        try:
+            dispatcher.wait(1.0)
+        except socket.timeout:
+            continue
+        except OSError as exc:
+            if exc.errno != errno.EINTR and blueprint.state == RUN:
+                raise
+
+
+def drain(obj: Any, hub: Any, finished: Any) -> None:
+    """Go on with everything but taking, until *finished* says so.
+
+    When the connection is lost meanwhile, what runs is still waited for; its late acknowledgements
+    are not possible any more, and the broker gives those messages out again.
+    """
+    dispatcher = obj.dispatcher
+    passes = hub.create_loop() if hub is not None else None
+    try:
+        while not finished():
+            try:
+                if passes is None:
+                    obj.pool.wait(0.1)
+                else:
+                    next(passes)
+                dispatcher.turn()
+            except obj.connection_errors as exc:
+                logger.warning("Connection to the broker lost while running tasks are finished: %r", exc)
+                dispatcher.detach()
+    finally:
+        if passes is not None:
+            passes.close()
