@@ -1,0 +1,433 @@
+"""Task messages over the embedded broker: the worker's source and the app's publisher.
+
+Chosen by ``transport.open_source`` and ``transport.open_publisher`` for ``sqlite://`` URLs.  Fetching,
+acknowledging and parking share one transaction per turn; messages travel as the raw text they are
+stored as.  What a claim or a lease means is decided in ``transport.sqlite.broker``.
+
+The lease covers the session of a source, not single messages: while the worker's process lives,
+nothing it holds is given to others, however long a task runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kombu import Producer
+from kombu.common import maybe_declare
+from kombu.exceptions import DecodeError, OperationalError
+from kombu.log import get_logger
+
+from celery_clone.message import codec
+from celery_clone.message.delivery import Delivery
+from celery_clone.message.envelope import Envelope
+from celery_clone.transport.sqlite.connection import read_seconds
+from celery_clone.transport.sqlite.database import DatabaseUnavailable
+from celery_clone.transport.sqlite.session import POLL_S, VISIBILITY_TIMEOUT_S, Session, ring
+from celery_clone.transport.sqlite.tables import Claimed, Outgoing, Settlement, UnknownExchange, Unroutable
+from celery_clone.utils.ids import uuid
+
+if TYPE_CHECKING:
+    from kombu import Queue
+
+    from celery_clone.message.outgoing import TaskMessage
+    from celery_clone.transport.protocols import Destination, Publisher, SendOptions
+
+__all__ = ("SqlitePublisher", "SqliteSource")
+
+logger = get_logger(__name__)
+
+LEASE_S = 10.0
+MOST_UNSENT = 256
+"""How many settlements may wait for the next :meth:`SqliteSource.take`."""
+
+
+class SqliteSource:
+    """Deliveries from the embedded broker.  Made for each connection of the worker.
+
+    Args:
+        connection: a :class:`kombu.Connection` with a ``sqlite://`` URL.
+        epoch: number of the connection, noted on each delivery.
+        accept: content types that deliveries may decode, ``None`` for kombu's.
+    """
+
+    survives_reconnect = True
+    keeps_dead = True
+
+    def __init__(self, connection: Any, *, epoch: int = 0, accept: Collection[str] | None = None) -> None:
+        self.connection = connection
+        self.epoch = epoch
+        self.accept = accept
+        transport = connection.transport
+        self._broker = transport.broker
+        self._session = adopt_session(transport)
+        self._settlement = Settlement()
+        self._names: list[str] = []
+        self._quiet = False
+        self._closed = False
+        self._hub: Any = None
+        self._ready: Callable[[], None] | None = None
+        self._watched: int | None = None
+        self._timers: list[Any] = []
+        self._due_timer: Any = None
+        self._due_at: float | None = None
+
+    # -- consuming
+
+    def watch(self, hub: Any, ready: Callable[[], None]) -> None:
+        """Register with the loop; *ready* is called when :meth:`take` may find something."""
+        self._hub, self._ready = hub, ready
+        self._session.open()
+        self._timers = [
+            hub.call_repeatedly(self._session.interval_s, self.extend),
+            hub.call_repeatedly(self._session.poll_s, ready),
+        ]
+        self._watch_bell()
+
+    def _watch_bell(self) -> None:
+        bell = self._session.bell
+        descriptor = None if bell is None else bell.fileno()
+        if self._hub is not None and descriptor != self._watched:
+            self._unwatch_bell()
+            if descriptor is not None:
+                self._hub.add_reader(descriptor, self._on_ring)
+                self._watched = descriptor
+
+    def _unwatch_bell(self) -> None:
+        if self._watched is not None:
+            self._hub.remove_reader(self._watched)
+            self._watched = None
+
+    def _on_ring(self) -> None:
+        if self._session.bell is not None:
+            self._session.bell.drain()
+        if self._ready is not None:
+            self._ready()
+
+    def set_queues(self, queues: Sequence[Queue]) -> None:
+        """Consume from exactly these queues from now on, declaring what is missing."""
+        channel = self.connection.default_channel
+        for queue in queues:
+            queue(channel).declare()
+        self._names = [queue.name for queue in queues]
+        self._session.consume(self._names)
+        self._watch_bell()
+
+    def take(self, credit: int, timeout: float = 0.0) -> Sequence[Delivery]:
+        """Return at most *credit* new deliveries; wait at most *timeout* seconds for the first.
+
+        What was settled since leaves in the same transaction.
+        """
+        if self._quiet or self._closed or not self._names:
+            self.flush()
+            return ()
+        ends = time.monotonic() + timeout
+        while True:
+            found = self._claim(credit)
+            left_s = ends - time.monotonic()
+            if found or left_s <= 0:
+                self._set_due_timer()
+                return [self._delivery(message) for message in found]
+            self._session.keep()
+            self._session.wait(left_s)
+
+    def _claim(self, credit: int) -> list[Claimed]:
+        settlement, self._settlement = self._settlement, Settlement()
+        try:
+            return self._session.claim(self._names, credit, settlement or None)
+        except BaseException:
+            self._settlement = settlement
+            raise
+
+    def _delivery(self, message: Claimed) -> Delivery:
+        envelope = Envelope(message.body)
+        facts: Mapping[str, Any] | None = None
+        if message.deliveries:
+            facts = redelivery_facts(envelope, message)
+        return Delivery(
+            str(message.id),
+            message.queue,
+            self,
+            envelope=envelope,
+            epoch=self.epoch,
+            accept=self.accept,
+            facts=facts,
+        )
+
+    def _set_due_timer(self) -> None:
+        due = self._session.next_due
+        if self._hub is None or self._ready is None or due == self._due_at:
+            return
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+            self._due_timer = None
+        self._due_at = due
+        if due is not None:
+            self._due_timer = self._hub.call_later(max(0.0, due - time.time()), self._on_due)
+
+    def _on_due(self) -> None:
+        self._due_timer = self._due_at = None
+        if self._ready is not None:
+            self._ready()
+
+    # -- settling
+
+    def ack(self, tags: Iterable[str]) -> None:
+        """Settle these deliveries as done.  Buffered until the next :meth:`take` or :meth:`flush`."""
+        self._settlement.done.extend(map(int, tags))
+        if len(self._settlement.done) >= MOST_UNSENT:
+            self.flush()
+
+    def reject(self, tag: str, *, requeue: bool) -> None:
+        """Give a delivery back to its old place in its queue, or drop it."""
+        if requeue:
+            ring(self._broker.release(self._session.open(), [int(tag)]))
+        else:
+            self.ack((tag,))
+
+    def bury(self, delivery: Delivery, reason: str) -> None:
+        """Move a delivery that cannot be used to the queue ``<queue>.dead``, with the *reason*."""
+        self._broker.bury(self._session.open(), int(delivery.tag), reason, time.time())
+
+    def park(self, delivery: Delivery, due: float) -> bool:
+        """Hand a delivery back until *due*; in the file with the next :meth:`take` or :meth:`flush`."""
+        self._settlement.parked.append((int(delivery.tag), due))
+        if len(self._settlement.parked) >= MOST_UNSENT:
+            self.flush()
+        return True
+
+    def extend(self) -> None:
+        """Renew the lease, and give back what dead workers held."""
+        if self._closed:
+            return
+        if not self._session.keep():
+            logger.warning(
+                "This worker was silent for longer than %s seconds: others have taken over what it held, "
+                "and its running tasks may run twice. Is the machine overloaded, or the process stopped?",
+                self._session.visibility_timeout_s,
+            )
+        self._watch_bell()
+
+    def flush(self) -> None:
+        """Commit what was settled."""
+        if not self._settlement:
+            return
+        settlement, self._settlement = self._settlement, Settlement()
+        try:
+            ring(self._broker.settle(self._session.id, settlement))
+        except BaseException:
+            self._settlement = settlement
+            raise
+        if settlement.parked and self._ready is not None:
+            # The next take finds out when the first of them is due.
+            self._ready()
+
+    def quiet(self) -> None:
+        """Take nothing more from the broker, keep acknowledging."""
+        self._quiet = True
+
+    def close(self) -> None:
+        """Flush and let go.  Legal twice, and before :meth:`watch`.
+
+        After :meth:`quiet` what is left goes back to the queues at once.  Without, the connection was
+        lost while tasks go on: the session is kept for the next source of this process.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._hub is not None:
+            self._unwatch_bell()
+            for timer in (*self._timers, *filter(None, (self._due_timer,))):
+                timer.cancel()
+            self._timers, self._due_timer, self._hub, self._ready = [], None, None, None
+        try:
+            self.flush()
+        finally:
+            if self._quiet:
+                self._session.close()
+            else:
+                leave_session(self._session)
+
+
+def redelivery_facts(envelope: Envelope, message: Claimed) -> dict[str, Any]:
+    """Delivery information of a message that was handed out before."""
+    try:
+        info = (envelope.message().get("properties") or {}).get("delivery_info")
+    except DecodeError:
+        info = None
+    return {**(info or {}), "redelivered": True, "delivery_count": message.deliveries}
+
+
+# Sessions of lost connections, by process and file: their tasks still run and will be acknowledged over
+# the next connection.  The only thing of a source that outlives it.
+LEFT_BEHIND: dict[tuple[int, str], Session] = {}
+
+
+def adopt_session(transport: Any) -> Session:
+    """The session a lost connection of this process left behind, else a new one."""
+    broker, options = transport.broker, transport.options
+    session = LEFT_BEHIND.pop((os.getpid(), broker.database.path), None)
+    if session is None:
+        return Session(
+            broker,
+            lease_s=read_seconds(options, "lease", LEASE_S),
+            visibility_timeout_s=read_seconds(options, "visibility_timeout", VISIBILITY_TIMEOUT_S),
+            poll_s=read_seconds(options, "polling_interval", POLL_S),
+        )
+    session.broker = broker
+    return session
+
+
+def leave_session(session: Session) -> None:
+    """Keep a session that still holds something for the next source of this process; end any other."""
+    number = session.id
+    try:
+        holds = number is not None and session.broker.holds(number)
+    except DatabaseUnavailable:
+        holds = True
+    if holds:
+        LEFT_BEHIND[os.getpid(), session.broker.database.path] = session
+    else:
+        session.close()
+
+
+class SqlitePublisher:
+    """Publishes task messages into the file: one transaction for a message, and one for a batch.
+
+    Safe to use from any thread and after a fork.
+
+    Args:
+        app: gives the connection to write to.
+        otherwise: publishes instead when somebody replaced :meth:`kombu.Producer.publish`, as tracers do.
+    """
+
+    def __init__(self, app: Any, otherwise: Publisher) -> None:
+        self.app = app
+        self.otherwise = otherwise
+        self._lock = threading.Lock()
+        self._process = 0
+        self._connection: Any = None
+
+    def publish(self, message: TaskMessage, to: Destination, how: SendOptions) -> None:
+        """Publish one message.
+
+        Raises:
+            kombu.exceptions.EncodeError: the body cannot be serialised; nothing was sent.
+            kombu.exceptions.OperationalError: the file cannot be written, or the message leads nowhere.
+        """
+        if Producer.publish is not KOMBU_PUBLISH:
+            self.otherwise.publish(message, to, how)
+        else:
+            self._publish([(message, to, how)])
+
+    def publish_many(self, batch: Sequence[tuple[TaskMessage, Destination, SendOptions]]) -> None:
+        """Publish a batch, in order: all of it, or nothing when this raises."""
+        if Producer.publish is not KOMBU_PUBLISH:
+            self.otherwise.publish_many(batch)
+        elif batch:
+            self._publish(batch)
+
+    def close(self) -> None:
+        """Let go of the file.  Legal twice; publishing opens it again."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None and self._process == os.getpid():
+                connection.release()
+
+    def _publish(self, batch: Sequence[tuple[TaskMessage, Destination, SendOptions]]) -> None:
+        connection = self._opened()
+        encoding = connection.transport.options.get("body_encoding", "base64")
+        outgoing = [encode(message, to, how, encoding) for message, to, how in batch]
+        deadlines = [how.deadline_s for _, _, how in batch if how.deadline_s is not None]
+        patience_s = min(deadlines, default=None)
+        self._declare(connection, batch)
+        try:
+            bells = self._store(connection, outgoing, patience_s)
+        except UnknownExchange:
+            # The file was replaced after we had declared: declare anew.
+            connection.declared_entities.clear()
+            self._declare(connection, batch)
+            bells = self._store(connection, outgoing, patience_s)
+        ring(bells)
+
+    def _opened(self) -> Any:
+        with self._lock:
+            if self._connection is None or self._process != os.getpid():
+                self._connection = self.app.connection_for_write()
+                self._process = os.getpid()
+            return self._connection
+
+    def _declare(
+        self, connection: Any, batch: Sequence[tuple[TaskMessage, Destination, SendOptions]]
+    ) -> None:
+        for entity in {id(entity): entity for _, to, _ in batch for entity in to.declare}.values():
+            with self._lock:
+                maybe_declare(entity, connection.default_channel)
+
+    def _store(self, connection: Any, outgoing: Sequence[Outgoing], patience_s: float | None) -> list[str]:
+        broker = connection.transport.broker
+        try:
+            bells: list[str] = broker.publish(outgoing, time.time(), mandatory=True, patience_s=patience_s)
+        except Unroutable as error:
+            exchange, routing_key = error.args
+            raise OperationalError(
+                f"No queue of {broker.database.path!r} is bound to exchange {exchange!r} for routing key "
+                f"{routing_key!r}: declare the queue in task_queues, or correct the route."
+            ) from error
+        return bells
+
+
+# What kombu shipped, remembered before anybody can replace it.
+KOMBU_PUBLISH = Producer.publish
+NOT_PROPERTIES = frozenset(
+    ("mandatory", "immediate", "timeout", "confirm_timeout", "content_type", "content_encoding")
+)
+
+
+def encode(message: TaskMessage, to: Destination, how: SendOptions, body_encoding: str = "base64") -> Outgoing:
+    """The text of a message, as kombu's virtual transports write it.
+
+    Raises:
+        kombu.exceptions.EncodeError: the body cannot be serialised.
+    """
+    options = {**how.extra, **message.properties}
+    headers = dict(message.headers)
+    body, content_type, content_encoding = codec.encode(
+        message.body,
+        headers,
+        how.serializer,
+        how.compression,
+        options.get("content_type"),
+        options.get("content_encoding"),
+    )
+    priority = options.pop("priority", None)
+    ttl_s = options.pop("expiration", None)
+    properties = {name: value for name, value in options.items() if name not in NOT_PROPERTIES}
+    if ttl_s is not None:
+        properties["expiration"] = str(int(ttl_s * 1000))
+    properties.update(
+        delivery_info={"exchange": to.exchange, "routing_key": to.routing_key},
+        priority=priority or 0,
+        body_encoding=body_encoding,
+        delivery_tag=uuid(),
+    )
+    text = codec.encode_json(
+        {
+            "body": encode_body(body, body_encoding),
+            "content-encoding": content_encoding,
+            "content-type": content_type,
+            "headers": headers,
+            "properties": properties,
+        }
+    )
+    return Outgoing(to.exchange, to.routing_key, text.encode("utf-8"), int(priority or 0), ttl_s)
+
+
+def encode_body(body: Any, encoding: str) -> str:
+    """The serialised body as text."""
+    data = body.encode("utf-8") if isinstance(body, str) else bytes(body)
+    return base64.b64encode(data).decode("ascii") if encoding == "base64" else data.decode("utf-8")
