@@ -190,6 +190,8 @@ class Proxy:
                 return _fetch(self, "_Proxy__own_name")
             except AttributeError:
                 pass
+        elif name == "__dict__":
+            raise AttributeError(name)  # the property above found the proxy unbound
         return getattr(self._get_current_object(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
