@@ -19,10 +19,10 @@ from functools import cached_property
 from threading import Event
 from typing import Any, ClassVar, Protocol
 
-from .exceptions import ImproperlyConfigured
-from .utils.graph import DependencyGraph, GraphFormatter
-from .utils.imports import instantiate, qualname, symbol_by_name
-from .utils.log import get_logger
+from celery_clone.exceptions import ImproperlyConfigured
+from celery_clone.utils.graph import DependencyGraph, GraphFormatter
+from celery_clone.utils.imports import instantiate, qualname, symbol_by_name
+from celery_clone.utils.log import get_logger
 
 __all__ = ("Blueprint", "ConsumerStep", "Service", "StartStopStep", "Step", "boot_order")
 

@@ -20,8 +20,8 @@ from importlib import import_module
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .exceptions import SecurityError, SecurityWarning
-from .local import try_import
+from celery_clone.exceptions import SecurityError, SecurityWarning
+from celery_clone.local import try_import
 
 if TYPE_CHECKING:
     from billiard import util as multiprocessing_util

@@ -24,10 +24,10 @@ from datetime import date, datetime, timedelta, tzinfo
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from ._state import current_app
-from .exceptions import ImproperlyConfigured
-from .local import try_import
-from .utils.time import (
+from celery_clone._state import current_app
+from celery_clone.exceptions import ImproperlyConfigured
+from celery_clone.local import try_import
+from celery_clone.utils.time import (
     ffwd,
     humanize_seconds,
     make_aware,
@@ -42,7 +42,7 @@ from .utils.time import (
 )
 
 if TYPE_CHECKING:
-    from .app.base import Celery
+    from celery_clone.app.base import Celery
 
 __all__ = (
     "BaseSchedule",

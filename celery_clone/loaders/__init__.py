@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..utils.imports import import_from_cwd, symbol_by_name
+from celery_clone.utils.imports import import_from_cwd, symbol_by_name
 
 __all__ = ("get_loader_cls",)
 

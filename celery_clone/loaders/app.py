@@ -5,7 +5,7 @@ Chosen by ``app.base``; settings come from the app, never from a file of its own
 
 from __future__ import annotations
 
-from .base import BaseLoader
+from celery_clone.loaders.base import BaseLoader
 
 __all__ = ("AppLoader",)
 

@@ -18,11 +18,11 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any
 
-from .. import signals
-from ..utils.collections import DictAttribute, force_mapping
-from ..utils.functional import maybe_list
-from ..utils.imports import NotAPackage, find_module, import_from_cwd, symbol_by_name
-from ..utils.serialization import strtobool
+from celery_clone import signals
+from celery_clone.utils.collections import DictAttribute, force_mapping
+from celery_clone.utils.functional import maybe_list
+from celery_clone.utils.imports import NotAPackage, find_module, import_from_cwd, symbol_by_name
+from celery_clone.utils.serialization import strtobool
 
 __all__ = ("BaseLoader", "autodiscover_tasks", "find_related_module")
 

@@ -9,10 +9,10 @@ import os
 import warnings
 from typing import Any
 
-from ..exceptions import NotConfigured
-from ..utils.collections import DictAttribute
-from ..utils.serialization import strtobool
-from .base import BaseLoader
+from celery_clone.exceptions import NotConfigured
+from celery_clone.loaders.base import BaseLoader
+from celery_clone.utils.collections import DictAttribute
+from celery_clone.utils.serialization import strtobool
 
 __all__ = ("DEFAULT_CONFIG_MODULE", "Loader")
 

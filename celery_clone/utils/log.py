@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .. import platforms
-from .term import colored
+from celery_clone import platforms
+from celery_clone.utils.term import colored
 
 __all__ = (
     "ColorFormatter",
@@ -79,7 +79,7 @@ def logger_isa(logger: logging.Logger, ancestor: logging.Logger) -> bool:
             return True
         if current in passed:
             raise RuntimeError(
-                f"Logger {logger.name!r} is its own ancestor, so its records would never stop. Fix its parent."
+                f"Logger {logger.name!r} is its own ancestor: its records would never stop. Fix its parent."
             )
         passed.add(current)
         current = current.parent

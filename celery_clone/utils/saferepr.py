@@ -21,7 +21,7 @@ from decimal import Decimal
 from numbers import Number
 from typing import Any, NamedTuple, TypeAlias
 
-from .text import truncate
+from celery_clone.utils.text import truncate
 
 __all__ = ("reprstream", "saferepr")
 

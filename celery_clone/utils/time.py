@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from .text import pluralize
+from celery_clone.utils.text import pluralize
 
 __all__ = (
     "LocalTimezone",

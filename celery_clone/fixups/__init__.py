@@ -1,0 +1,1 @@
+"""Adaptations to frameworks, each applied by itself where the framework is in use."""
