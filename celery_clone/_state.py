@@ -1,8 +1,8 @@
 """The current app, the current task, and whether a task may wait for another: all ambient state.
 
 Read where Celery's interface hands in no app (``shared_task``, ``AsyncResult(id)``, ...); the import
-contract ``ambient`` lists by whom.  It knows no class above it: the maker of the default app is
-handed in by ``app.base``.
+contract ``ambient`` lists by whom.  It knows no class above it: the one of the default app is found
+by its name.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery_clone.local import Proxy
+from celery_clone.utils.imports import instantiate
 from celery_clone.utils.threads import LocalStack
 
 if TYPE_CHECKING:
@@ -36,11 +36,8 @@ __all__ = (
 #: The app of every thread that has no current one.
 default_app: Celery | None = None
 
-#: Makes the default app when one is needed and there is none.  Set by ``app.base`` when it loads.
-default_app_factory: Callable[[], Celery] | None = None
-
-#: Where the factory comes from, for who asks for an app before anything was imported.
-_FACTORY_HOME = "celery_clone.app.base"
+#: The class of the default app, as ``module:name``.
+DEFAULT_APP_CLASS = "celery_clone.app.base:Celery"
 
 #: Returns its argument, or the current app for ``None``.  Replaced by :func:`enable_trace`.
 app_or_default: Callable[..., Celery]
@@ -87,17 +84,17 @@ def get_current_app() -> Celery:
 _get_current_app = get_current_app
 
 
+def default_app_factory() -> Celery:
+    """Make the app of programs that made none.  May be replaced."""
+    loader = os.environ.get("CELERY_LOADER") or "default"
+    app: Celery = instantiate(DEFAULT_APP_CLASS, "default", fixups=[], set_as_current=False, loader=loader)
+    return app
+
+
 def _make_default_app() -> Celery:
     # Two threads that ask at once must get the same app: tasks register with it.
     with _default_app_lock:
         if default_app is None:
-            if default_app_factory is None:
-                import_module(_FACTORY_HOME)
-            if default_app_factory is None:
-                raise RuntimeError(
-                    f"There is no app, and {_FACTORY_HOME} did not set _state.default_app_factory. "
-                    "Make one: app = Celery('name')."
-                )
             set_default_app(default_app_factory())
         assert default_app is not None
         return default_app

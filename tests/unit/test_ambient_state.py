@@ -17,6 +17,14 @@ class App:
         self.name = name
 
 
+class Recorded:
+    """Remembers what it was made with."""
+
+    def __init__(self, *args, **options):
+        self.args = args
+        self.options = options
+
+
 @pytest.fixture(autouse=True)
 def nothing_current(monkeypatch):
     monkeypatch.setattr(_state, "default_app", None)
@@ -70,11 +78,15 @@ def test_threads_that_ask_for_the_default_app_at_once_get_the_same(monkeypatch):
     assert answers == [made[0], made[0]]
 
 
-def test_without_a_factory_the_error_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(_state, "default_app_factory", None)
-    monkeypatch.setattr(_state, "_FACTORY_HOME", "celery_clone.states")
-    with pytest.raises(RuntimeError, match=r"app = Celery\('name'\)"):
-        _state.get_current_app()
+@pytest.mark.parametrize(("asked", "loader"), [(None, "default"), ("proj:Loader", "proj:Loader")])
+def test_the_default_app_is_a_bare_one_with_the_loader_of_the_environment(monkeypatch, asked, loader):
+    monkeypatch.undo()
+    monkeypatch.setattr(_state, "DEFAULT_APP_CLASS", f"{__name__}:Recorded")
+    if asked:
+        monkeypatch.setenv("CELERY_LOADER", asked)
+    made = _state.default_app_factory()
+    assert made.args == ("default",)
+    assert made.options == {"fixups": [], "set_as_current": False, "loader": loader}
 
 
 def test_the_current_app_belongs_to_its_thread_and_the_default_app_to_all():
