@@ -230,7 +230,7 @@ class AMQP:
         if publisher is None:
             with self._publisher_lock:
                 if self._publisher is None:
-                    self._publisher = open_publisher(self.app)
+                    self._publisher = open_publisher(self.producer_pool)
                 publisher = self._publisher
         return publisher
 

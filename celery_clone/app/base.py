@@ -65,7 +65,7 @@ from .calls import delayed_route, expiration_seconds
 from .components import COMPONENTS
 from .models import pydantic_wrapper
 from .registry import TaskRegistry
-from .settings import KEY_TRANSFORMS, Settings, detect_settings, find_deprecated_settings
+from .settings import Settings, detect_settings, find_deprecated_settings
 from .utils import AppPickler, appstr, bugreport
 
 __all__ = ("App", "Celery")
@@ -282,7 +282,6 @@ class Celery:
         self._conf = Settings(
             PendingConfiguration(self._preconf, self._finalize_pending_conf),
             prefix=self.namespace,
-            keys=KEY_TRANSFORMS,
         )
 
         self.fixups = set(self.builtin_fixups) if fixups is None else fixups

@@ -206,7 +206,7 @@ class WorkController:
         self.max_tasks_per_child = either("worker_max_tasks_per_child", max_tasks_per_child)
         self.max_memory_per_child = either("worker_max_memory_per_child", max_memory_per_child)
         #: A number that the user chose is kept; the default one may grow while tasks are short.
-        self.prefetch_is_elastic = prefetch_multiplier is None and not self.app.conf.is_given(
+        self.prefetch_is_elastic = prefetch_multiplier is None and not self.app.conf.value_set_for(
             "worker_prefetch_multiplier"
         )
         self.prefetch_multiplier = int(either("worker_prefetch_multiplier", prefetch_multiplier))

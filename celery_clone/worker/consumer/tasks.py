@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery_clone.bootsteps import StartStopStep
+from celery_clone.concurrency.prefork import TaskPool
 from celery_clone.transport import open_source
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.quorum_queues import detect_quorum_queues
@@ -95,6 +96,7 @@ class Tasks(StartStopStep):
     def __init__(self, c: Any, **kwargs: Any) -> None:
         c.task_consumer = c.qos = None
         self._extending: Any = None
+        self._last: Any = None
         super().__init__(c, **kwargs)
 
     def start(self, c: Any) -> None:
@@ -103,11 +105,14 @@ class Tasks(StartStopStep):
         queues = [*c.app.amqp.queues.consume_from.values()]
         source = open_source(
             c.connection,
-            credit=c.dispatcher.credit,
             accept=c.accept,
             epoch=c.restart_count,
-            qos_global=c.qos_global,
+            previous=self._last,
+            prefetch=c.dispatcher.credit.limit,
+            global_qos=c.qos_global,
+            renew_in_background=not isinstance(c.pool, TaskPool),
         )
+        self._last = source
         c.task_consumer = TaskConsumer(source, queues)
         c.qos = QoS(c.dispatcher.credit)
         source.set_queues(queues)
