@@ -42,14 +42,16 @@ class Parts(NamedTuple):
 
 
 # The beginning and the end of a message as Celery's producers write it.  Why user data cannot imitate it:
-# a JSON string holds no bare quote, so START and the end of the body string are where they seem to be, HEAD
-# follows them in one piece up to the last header it reads, and TAIL consists of complete members from the
-# opening of the outermost "properties" to the end of the text (two closing braces: depth one).
+# a JSON string holds no bare quote, so START and the end of the body are where they seem to be, and HEAD
+# follows them in one piece up to the last header it reads.  The text behind the last bare TAIL_START has the
+# braces of two objects and closes three: it is the outermost "properties", and the tag its last member.
 START = b'{"body": "'
 BODY_END = b'", "content-encoding": '
 TAIL_START = b', "properties": {"'
+TAG_START = b', "delivery_tag": "'
+TAIL_END = b'"}}'
 
-WORD = rb"[^\"\\\x00-\x1f\x7f-\xff]"
+WORD = rb"[^\"\\]"
 TEXT = rb'(?:null|"' + WORD + rb'*")'
 HEAD = re.compile(
     rb'", "content-encoding": ' + TEXT + rb', "content-type": ' + TEXT + rb', "headers": \{"lang": ' + TEXT
@@ -58,13 +60,6 @@ HEAD = re.compile(
     # Matches only when there is nothing to wait for and nothing to limit.
     + rb'(null, "expires": null, "group": ' + TEXT + rb', "group_index": (?:null|\d+), "retries": \d+, '
     + rb'"timelimit": \[null, null\], )?'
-)  # fmt: skip
-SCALAR = rb'(?:"' + WORD + rb'*"|-?[0-9][0-9.]*|true|false|null)'
-MEMBERS = rb'(?:"' + WORD + rb'*": ' + SCALAR + rb", )*"
-TAIL = re.compile(
-    rb', "properties": \{' + MEMBERS
-    + rb'"delivery_info": \{' + MEMBERS + rb'(?:"' + WORD + rb'*": ' + SCALAR + rb")?\}, "
-    + MEMBERS + rb'"delivery_tag": "(' + WORD + rb'+)"\}\}'
 )  # fmt: skip
 
 decode_json = json.JSONDecoder().decode
@@ -124,17 +119,23 @@ class Envelope:
 
 def peek(raw: bytes) -> Peek | None:
     """Read a message of the usual layout without decoding it; ``None`` for any other."""
-    # Hot: runs once per fetched message.
-    if not raw.startswith(START):
+    # Hot: runs once per fetched message.  About 2 us against 5 us for a parse, and no dict to collect later.
+    if not raw.startswith(START) or not raw.endswith(TAIL_END):
         return None
     head = HEAD.match(raw, raw.find(BODY_END, len(START) - 1))
     if head is None:
         return None
-    tail = TAIL.fullmatch(raw, raw.rfind(TAIL_START, head.end()))
-    if tail is None:
+    tail = raw[raw.rfind(TAIL_START, head.end()) :]
+    if tail.count(b"{") != 2 or tail.count(b"}") != 3:
+        return None
+    _, mark, tag = tail[: -len(TAIL_END)].rpartition(TAG_START)
+    if not mark or b'"' in tag or b"\\" in tag:
         return None
     task, task_id, plain = head.groups()
-    return Peek(task.decode("ascii"), task_id.decode("ascii"), tail[1].decode("ascii"), plain is not None)
+    try:
+        return Peek(task.decode("ascii"), task_id.decode("ascii"), tag.decode("ascii"), plain is not None)
+    except UnicodeDecodeError:
+        return None
 
 
 def open_message(raw: bytes) -> dict[str, Any]:

@@ -1,0 +1,509 @@
+"""Deliveries from Redis: a batch is claimed and a batch acknowledged in one round trip.
+
+Opened by ``transport.open_source``, used by the worker's loop.  Owns two connections (commands, and
+the bell that rings when a queue changes), the record of what is held, and a kombu channel that
+declares queues and carries broadcasts.  Keys are kombu's own, so real Celery workers may share the
+broker (``docs/internals/redis-layout.md``).  It may not look into messages beyond their tag.
+
+A claim is safe for the time of a lease, which a living worker renews.  What a dead one held is
+taken over by any other after the lease has run out.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kombu.utils.uuid import uuid
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from celery_clone.message.delivery import Delivery
+from celery_clone.transport.redis_layout import (
+    CLAIM,
+    PARK,
+    RENEW,
+    SCRIPTS,
+    SETTLE,
+    SWEEP,
+    Layout,
+    pack,
+    pack_script,
+    redelivered,
+    restorable,
+)
+from celery_clone.transport.redis_wakeup import POLL_S, Bell
+from celery_clone.utils.log import get_logger
+
+if TYPE_CHECKING:
+    from kombu import Queue
+
+__all__ = ("RedisSource",)
+
+logger = get_logger(__name__)
+
+LEASE_S = 10.0
+"""Default of the transport option ``lease``: seconds for which a claim is safe without renewal."""
+
+REPLY_TIMEOUT_S = 15.0
+"""How long a server may take to answer a command before the connection counts as broken."""
+
+LARGEST_BATCH = 512
+"""Most messages of one claim; the script holds all of them in the server's memory."""
+
+SWEEP_BATCH = 100
+"""Most messages that one sweep promotes or takes over, of each kind."""
+
+BINDINGS_EVERY_S = 900.0
+"""How often the bindings of queues that expire are refreshed; kombu keeps them an hour at least."""
+
+
+class Held:
+    """What a worker owes an answer for.  Outlives the connection it was taken over.
+
+    ``tags`` maps the tag of each delivery to the list it came from and the delivery; ``outbox`` holds
+    packed commands (each legal to send twice) and ``acks`` tags that the server has not confirmed yet.
+    """
+
+    __slots__ = ("acks", "outbox", "tags")
+
+    def __init__(self) -> None:
+        self.tags: dict[str, tuple[str, Delivery]] = {}
+        self.acks: list[str] = []
+        self.outbox: list[bytes] = []
+
+
+class RedisSource:
+    """A :class:`~celery_clone.transport.protocols.MessageSource` over Redis."""
+
+    survives_reconnect = True
+
+    def __init__(
+        self,
+        connection: Any,
+        *,
+        accept: Collection[str] | None = None,
+        epoch: int = 0,
+        previous: RedisSource | None = None,
+        lease_s: float | None = None,
+        renew_in_background: bool = False,
+    ) -> None:
+        """*connection* is a connected :class:`kombu.Connection`; see :func:`transport.open_source`.
+
+        Raises the connection errors of redis-py.
+        """
+        options = connection.transport_options or {}
+        self.connection = connection
+        self.channel = connection.channel()
+        self.layout = Layout.of_channel(self.channel)
+        self.lease_s = float(lease_s or options.get("lease") or LEASE_S)
+        self.may_park = bool(options.get("park", True))
+        self.accept = accept
+        self.epoch = epoch
+        self.held: Held = previous.held if previous is not None else Held()
+        self._clock = time.monotonic
+        self._timeouts = {
+            "socket_timeout": self.channel.socket_timeout or REPLY_TIMEOUT_S,
+            "socket_connect_timeout": self.channel.socket_connect_timeout
+            or connection.connect_timeout
+            or REPLY_TIMEOUT_S,
+        }
+        self._bell = Bell(lambda: self._connect(protocol=3))
+        self._redis: Any = None
+        self._queues: list[str] = []
+        self._lists: list[str] = []
+        self._turn = 0
+        self._broadcasts: dict[str, str] = {}
+        self._arrived: list[Delivery] = []
+        self._quiet = self._closed = False
+        self._hub: Any = None
+        self._timers: list[Any] = []
+        self._ready: Callable[[], None] | None = None
+        self._extended_at = self._bindings_at = self._clock()
+        self._keeper = Keeper(self) if renew_in_background else None
+        self._pack_claim()
+
+    # -- the loop -------------------------------------------------------------------------------------
+
+    def watch(self, hub: Any, ready: Callable[[], None]) -> None:
+        """Ring *ready* from *hub* when messages may be there, and renew leases from its timer."""
+        self._hub, self._ready = hub, ready
+        self._bell.watch(hub, ready)
+        self._timers = [
+            hub.call_repeatedly(POLL_S, self._poll),
+            hub.call_repeatedly(self.lease_s / 3, self._extend_and_look),
+        ]
+
+    def _poll(self) -> None:
+        if self._bell.polling and self._ready is not None and not self._quiet:
+            self._ready()
+
+    def _extend_and_look(self) -> None:
+        self.extend()
+        # A connection that died without a word rings no bell.
+        self._bell.armed = False
+        if self._ready is not None and not self._quiet:
+            self._ready()
+
+    def set_queues(self, queues: Sequence[Queue]) -> None:
+        """Consume from exactly *queues*; broadcasts come over the channel, all others from lists."""
+        names: list[str] = []
+        broadcasts: dict[str, str] = {}
+        for queue in queues:
+            queue(self.channel).declare()
+            if queue.name in self.channel._fanout_queues:
+                broadcasts[queue.name] = self._broadcasts.get(queue.name) or self._consume(queue.name)
+            elif queue.name not in names:
+                names.append(queue.name)
+        for name, consumer_tag in self._broadcasts.items():
+            if name not in broadcasts:
+                self.channel.basic_cancel(consumer_tag)
+        self._broadcasts = broadcasts
+        self._queues = sorted(names) if self.channel.queue_order_strategy == "sorted" else names
+        self._lists = self.layout.lists_of(self._queues)
+        self._bell.set_keys(self._lists)
+        self._pack_claim()
+
+    def _consume(self, queue: str) -> str:
+        consumer_tag = uuid()
+
+        def arrived(message: Any) -> None:
+            self._arrived.append(
+                Delivery.of_kombu(message, queue, self, epoch=self.epoch, accept=self.accept)
+            )
+            if self._ready is not None:
+                self._ready()
+
+        # Nobody else will get this copy, so there is nothing to give back: no acknowledgement.
+        self.channel.basic_consume(queue, True, arrived, consumer_tag)
+        return consumer_tag
+
+    def take(self, credit: int, timeout: float = 0.0) -> Sequence[Delivery]:
+        """Acknowledge what was settled and claim at most *credit* messages, in one round trip."""
+        deadline = self._clock() + timeout
+        while True:
+            if self._hub is None and self._clock() - self._extended_at >= self.lease_s / 3:
+                self.extend()
+            found = self._claim(credit)
+            left = deadline - self._clock()
+            if found or left <= 0 or self._closed:
+                return found
+            self._wait(min(left, self.lease_s / 3))
+
+    def _wait(self, timeout: float) -> None:
+        if not self._broadcasts:
+            self._bell.wait(timeout)
+            return
+        try:
+            self.connection.drain_events(timeout=min(timeout, POLL_S))
+        except TimeoutError:
+            pass  # nothing came; the caller looks at the time
+
+    def _claim(self, credit: int) -> list[Delivery]:
+        found, self._arrived = self._arrived[:credit], self._arrived[credit:]
+        wanted = 0 if self._quiet or not self._lists else min(credit - len(found), LARGEST_BATCH)
+        if wanted > 0 and self._bell.silent():
+            wanted = 0
+        if wanted <= 0 and not self.held.acks and not self.held.outbox:
+            return found
+        claimed = self._exchange(max(0, wanted))
+        if wanted > 0 and len(claimed) < wanted:
+            self._bell.arm()
+        return found + claimed if found else claimed
+
+    def _exchange(self, credit: int) -> list[Delivery]:
+        """Send what is buffered together with a claim of *credit* messages."""
+        outbox, acks = self.held.outbox, self.held.acks
+        posted, acked = len(outbox), len(acks)
+        reply = self._call([*outbox, self._claim_command(credit, acks)])[-1]
+        # Only now is it known to have arrived.
+        del outbox[:posted], acks[:acked]
+        if len(reply) == 1:
+            return []
+        self._turn += 1
+        return self._deliveries(iter(reply[0].decode("utf-8", "surrogateescape").split("\n")), reply[1:])
+
+    def _deliveries(self, names: Iterator[str], parts: Sequence[Any]) -> list[Delivery]:
+        """Deliveries of a claim's answer; *names* are the tags of the messages in *parts*."""
+        held, count, channel = self.held.tags, len(self._queues), self.channel
+        epoch, accept = self.epoch, self.accept
+        deliveries: list[Delivery] = []
+        for at, texts in zip(parts[::2], parts[1::2], strict=True):
+            queue, key = self._queues[at % count], self._lists[at]
+            for text, tag in zip(reversed(texts), names, strict=False):
+                delivery = Delivery.of_raw(
+                    text, tag, queue, self, epoch=epoch, accept=accept, channel=channel
+                )
+                held[tag] = key, delivery
+                deliveries.append(delivery)
+        return deliveries
+
+    def _pack_claim(self) -> None:
+        keys = [self.layout.unacked, self.layout.unacked_index, self.layout.leases, *self._lists]
+        ends = [self.layout.entry_end(queue) for queue in self._queues]
+        fixed = [self.lease_s, len(self._queues), "1" if self.layout.fair else "0", *ends]
+        self._claim_size = 3 + len(keys) + 2 + len(fixed)
+        self._claim_head = pack_script(CLAIM, keys).partition(b"\r\n")[2]
+        self._claim_tail = pack(*fixed).partition(b"\r\n")[2]
+
+    def _claim_command(self, credit: int, acks: Sequence[str]) -> bytes:
+        count = len(self._queues)
+        first = self._turn % count if count and self.layout.fair else 0
+        pieces = [
+            b"*%d\r\n" % (self._claim_size + len(acks)),
+            self._claim_head,
+            pack(credit if count else 0, first).partition(b"\r\n")[2],
+            self._claim_tail,
+        ]
+        for tag in acks:
+            data = tag.encode("utf-8", "surrogateescape")
+            pieces.append(b"$%d\r\n%b\r\n" % (len(data), data))
+        return b"".join(pieces)
+
+    # -- settling -------------------------------------------------------------------------------------
+
+    def ack(self, tags: Iterable[str]) -> None:
+        """Settle as done; sent with the next :meth:`take` or :meth:`flush`."""
+        held = self.held
+        for tag in tags:
+            held.tags.pop(tag, None)
+            held.acks.append(tag)
+
+    def reject(self, tag: str, *, requeue: bool) -> None:
+        """Drop, or put back: behind the others, and to the front once this worker is leaving.
+
+        Behind, because a task that rejects itself would otherwise come back at once, for ever.
+        """
+        if not requeue:
+            self.ack((tag,))
+            return
+        known = self.held.tags.pop(tag, None)
+        if known is None:
+            return
+        key, delivery = known
+        self._settle(tag, "RPUSH" if self._quiet else "LPUSH", (key,), marked(delivery))
+
+    def bury(self, delivery: Delivery, reason: str) -> None:
+        """Move to the list ``<queue>.dead``, as JSON with the reason, the text and the time."""
+        if self.held.tags.pop(delivery.tag, None) is None or delivery.envelope is None:
+            return
+        text = delivery.envelope.raw.decode("utf-8", "backslashreplace")
+        record = json.dumps({"reason": reason, "message": text, "at": time.time()})
+        self._settle(delivery.tag, "LPUSH", (self.layout.dead_list_of(delivery.queue),), record.encode())
+
+    def park(self, delivery: Delivery, due: float) -> bool:
+        """Keep it in Redis until *due*; ``False`` when the transport option ``park`` is off, or not ours."""
+        known = self.held.tags.get(delivery.tag)
+        if known is None or not self.may_park:
+            return False
+        layout = self.layout
+        keys = layout.unacked, layout.unacked_index, layout.leases, layout.schedule
+        times = due, due - layout.visibility_s, due + self.lease_s
+        self.held.outbox.append(pack_script(PARK, keys, delivery.tag, *times, known[0]))
+        del self.held.tags[delivery.tag]
+        return True
+
+    def _settle(self, tag: str, how: str, lists: Iterable[str], text: bytes, expiry: Any = "") -> None:
+        layout = self.layout
+        keys = layout.unacked, layout.unacked_index, layout.leases, *lists
+        self.held.outbox.append(pack_script(SETTLE, keys, tag, expiry, how, text))
+
+    def flush(self) -> None:
+        """Send what is buffered."""
+        if self.held.acks or self.held.outbox:
+            self._exchange(0)
+
+    # -- leases ---------------------------------------------------------------------------------------
+
+    def extend(self) -> None:
+        """Renew what is held, put back what dead workers held, promote what is due."""
+        layout = self.layout
+        self._extended_at = self._clock()
+        self.flush()
+        gone, found = self._call(
+            [
+                self.renewal(),
+                pack_script(
+                    SWEEP,
+                    (layout.unacked, layout.unacked_index, layout.leases, layout.schedule, layout.sweeps),
+                    self.lease_s,
+                    layout.visibility_s,
+                    SWEEP_BATCH,
+                ),
+            ]
+        )
+        self._forget(gone)
+        self._restore(found[1], found[2:])
+        self._refresh_bindings()
+
+    def renewal(self) -> bytes:
+        """The command that renews all leases; also used by :class:`Keeper`."""
+        keys = self.layout.unacked_index, self.layout.leases
+        return pack_script(RENEW, keys, self.lease_s, *list(self.held.tags))
+
+    def _forget(self, gone: Iterable[bytes]) -> None:
+        lost = [name.decode("utf-8", "surrogateescape") for name in gone]
+        # Settled while the answer was on its way: that is how it should be.
+        lost = [tag for tag in lost if self.held.tags.pop(tag, None) is not None]
+        if lost:
+            logger.warning(
+                "The claims of %d messages ran out before they were renewed, and other workers may run them "
+                "again: %s. The loop of this worker stood still for longer than the lease of %s s; raise "
+                "broker_transport_options['lease'] if that is usual here.",
+                len(lost),
+                ", ".join(lost[:10]),
+                self.lease_s,
+            )
+
+    def _restore(self, expiry: bytes, found: Sequence[bytes]) -> None:
+        """Put back the claims that a sweep took over."""
+        count = 0
+        for name, entry in zip(found[::2], found[1::2], strict=True):
+            tag = name.decode("utf-8", "surrogateescape")
+            try:
+                lists, text = restorable(entry, self.layout, self.channel._lookup)
+            except (ValueError, TypeError):
+                lists, text = [self.layout.dead_list_of(self.channel.unacked_key)], entry
+                logger.exception(
+                    "Entry %r of %s is no message; it is moved to the list %r.",
+                    tag,
+                    self.layout.unacked,
+                    lists[0],
+                )
+            self._settle(tag, "RPUSH", lists, text, expiry)
+            count += 1
+        if count:
+            logger.info("Put back %d messages whose worker is gone.", count)
+            self.flush()
+
+    def _refresh_bindings(self) -> None:
+        now = self._clock()
+        if now - self._bindings_at < BINDINGS_EVERY_S:
+            return
+        self._bindings_at = now
+        expiring = [queue for queue in self._queues if queue in self.channel._expires]
+        if expiring:
+            self.channel._refresh_bindings(expiring)
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    def quiet(self) -> None:
+        """Claim nothing more."""
+        self._quiet = True
+        self._bell.close()
+        for consumer_tag in self._broadcasts.values():
+            self.channel.basic_cancel(consumer_tag)
+        self._broadcasts = {}
+
+    def close(self) -> None:
+        """Send what is buffered and let go.  What is still held stays claimed until its lease runs out."""
+        if self._closed:
+            return
+        self._closed = self._quiet = True
+        for timer in self._timers:
+            timer.cancel()
+        if self._keeper is not None:
+            self._keeper.stop()
+        try:
+            self.flush()
+        except (RedisError, OSError):
+            # A later source sends it, or the leases run out: nothing is lost, some work may be repeated.
+            logger.warning("Could not send the last acknowledgements to Redis.", exc_info=True)
+        self._bell.close()
+        client, self._redis = self._redis, None
+        if client is not None:
+            client.disconnect()
+        try:
+            self.channel.close()
+        except self.connection.connection_errors:
+            logger.debug("The channel was broken before it was closed.", exc_info=True)
+
+    # -- the wire -------------------------------------------------------------------------------------
+
+    def _connect(self, **changes: Any) -> Any:
+        """A connection with the credentials, TLS and sentinels that kombu set up."""
+        pool = self.channel.pool
+        client = pool.connection_class(**{**pool.connection_kwargs, **self._timeouts, **changes})
+        client.connect()
+        return client
+
+    def _call(self, commands: Sequence[bytes]) -> list[Any]:
+        """Send commands in one write and return their replies.
+
+        Raises the first error among the replies after all of them were read, and connection errors at once.
+        """
+        if self._redis is None:
+            self._redis = self._connect()
+        replies = self.talk(self._redis, commands)
+        unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            self.talk(self._redis, [pack("SCRIPT", "LOAD", script.text) for script in SCRIPTS])
+            again = self.talk(self._redis, [commands[at] for at in unknown])
+            for at, reply in zip(unknown, again, strict=True):
+                replies[at] = reply
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise reply
+        return replies
+
+    @staticmethod
+    def talk(client: Any, commands: Sequence[bytes]) -> list[Any]:
+        """Replies of *client*; errors of the server are among them."""
+        client.send_packed_command([b"".join(commands)], check_health=False)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(client.read_response())
+            except ResponseError as exc:
+                replies.append(exc)
+        return replies
+
+    def connect_keeper(self) -> Any:
+        """A connection for :class:`Keeper`."""
+        return self._connect()
+
+
+def marked(delivery: Delivery) -> bytes:
+    """The text of *delivery* for its next delivery; as it came if it cannot be read."""
+    envelope = delivery.envelope
+    if envelope is None:
+        return b""
+    try:
+        return redelivered(json.loads(envelope.raw))
+    except (ValueError, RecursionError):
+        return envelope.raw
+
+
+class Keeper:
+    """Renews leases from a thread, for pools that run tasks in the loop's own thread.
+
+    Started with the source, stopped with it.  Uses a connection of its own and sends nothing but renewals.
+    """
+
+    def __init__(self, source: RedisSource) -> None:
+        self._source = source
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="celery-redis-leases", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        client: Any = None
+        while not self._stop.wait(self._source.lease_s / 3):
+            if not self._source.held.tags:
+                continue
+            try:
+                client = client or self._source.connect_keeper()
+                self._source.talk(client, [pack("SCRIPT", "LOAD", RENEW.text), self._source.renewal()])
+            except (RedisError, OSError):
+                logger.warning("Could not renew the leases; trying again.", exc_info=True)
+                client = None
+        if client is not None:
+            client.disconnect()
+
+    def stop(self) -> None:
+        """End the thread; it is waited for, so that nothing uses the source afterwards."""
+        self._stop.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join(REPLY_TIMEOUT_S)

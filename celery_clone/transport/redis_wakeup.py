@@ -1,0 +1,173 @@
+"""A bell that rings when a Redis queue changes, so that an idle worker neither polls nor pops.
+
+Owned by ``transport.redis_source``.  It has a connection of its own on which the server tracks the
+keys that were read (``CLIENT TRACKING``): reading the queues' keys arms the bell, a change of any of
+them rings it once.  A server or proxy that cannot do this is polled.  It may not take messages.
+
+A blocking pop would be simpler and loses what it popped when the worker dies before it wrote that
+down anywhere; a bell carries nothing that could be lost.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+
+from celery_clone.transport.redis_layout import pack
+
+__all__ = ("POLL_S", "Bell")
+
+POLL_S = 0.1
+"""How often a server without tracking is asked, in seconds."""
+
+
+class Bell:
+    """Armed for a set of keys, or not.  Used by one thread.
+
+    *connect* makes a connected redis-py connection that speaks RESP3.
+    """
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self._connection: Any = None
+        self._poller: Any = None
+        self._buffer = b""
+        self._command = b""
+        self._answers_due = 0
+        self._hub: Any = None
+        self._rung: Callable[[], None] | None = None
+        self.armed = False
+        """Nothing has changed since the keys were seen empty, unless the socket is readable."""
+        self.polling = False
+        """The server refused to track keys."""
+
+    def open(self) -> None:
+        """Connect, unless that was done.  Raises the connection errors of redis-py."""
+        if self._connection is not None or self.polling:
+            return
+        try:
+            connection = self._connect()
+            try:
+                connection.send_packed_command([pack("CLIENT", "TRACKING", "ON")], check_health=False)
+                connection.read_response()
+            except BaseException:
+                connection.disconnect()
+                raise
+        except ResponseError:
+            # An old server, a proxy, or an access list without these commands.
+            self.polling = True
+            return
+        self._connection = connection
+        self._poller = select.poll()
+        self._poller.register(self._fileno(), select.POLLIN)
+        if self._hub is not None:
+            self._hub.add_reader(self._fileno(), self._on_readable)
+
+    def watch(self, hub: Any, rung: Callable[[], None]) -> None:
+        """Call *rung* from *hub* when the bell rings."""
+        self._hub, self._rung = hub, rung
+        if self._connection is not None:
+            hub.add_reader(self._fileno(), self._on_readable)
+
+    def set_keys(self, keys: Iterable[str]) -> None:
+        """The keys to look at from now on."""
+        names = list(keys)
+        self._command = pack("EXISTS", *names) if names else b""
+        self.armed = False
+
+    def arm(self) -> None:
+        """Ask for a ring at the next change, or at once if a key exists already."""
+        if self.armed or self.polling or not self._command:
+            return
+        self.open()
+        if self._connection is not None:
+            self._connection.send_packed_command([self._command], check_health=False)
+            self._answers_due += 1
+            self.armed = True
+
+    def silent(self) -> bool:
+        """Is the bell armed, and has it not rung?  Then there is nothing to take."""
+        if self.armed and self._poller.poll(0):
+            self._listen()
+        # Until the answer to arming is here, a message may have come before it.
+        return self.armed and not self._answers_due
+
+    def wait(self, timeout: float) -> None:
+        """Return when the bell has rung, or after *timeout* seconds."""
+        if self._connection is None:
+            select.select((), (), (), min(timeout, POLL_S))
+        elif self.armed and self._poller.poll(max(0.0, timeout) * 1000):
+            self._listen()
+
+    def close(self) -> None:
+        """Let go of the connection.  Legal twice."""
+        connection, self._connection = self._connection, None
+        self.armed = False
+        if connection is not None:
+            if self._hub is not None and connection._sock is not None:
+                self._hub.remove(connection._sock.fileno())
+            connection.disconnect()
+
+    def _fileno(self) -> int:
+        number: int = self._connection._sock.fileno()
+        return number
+
+    def _on_readable(self) -> None:
+        was_armed = self.armed
+        self._listen()
+        if was_armed and not self.armed and self._rung is not None:
+            self._rung()
+
+    def _listen(self) -> None:
+        """Read what the server said; anything but "no key exists" disarms."""
+        socket = self._connection._sock
+        try:
+            data = socket.recv(65536)
+            while data and getattr(socket, "pending", int)():  # TLS holds what it decrypted already
+                data += socket.recv(65536)
+        except OSError as exc:
+            self.close()
+            raise RedisConnectionError(f"The connection that waits for messages broke: {exc}") from exc
+        if not data:
+            self.close()
+            raise RedisConnectionError("Redis closed the connection that waits for messages.")
+        self._buffer += data
+        while (parsed := parse(self._buffer, 0)) is not None:
+            value, end = parsed
+            self._buffer = self._buffer[end:]
+            if isinstance(value, RedisError):
+                self.close()
+                raise value
+            if isinstance(value, int):
+                self._answers_due -= 1
+            if value != 0:
+                self.armed = False
+
+
+def parse(data: bytes, start: int) -> tuple[Any, int] | None:
+    """One reply at *start* and where it ends, ``None`` when it is not complete."""
+    line_end = data.find(b"\r\n", start)
+    if line_end < 0:
+        return None
+    kind, text, end = data[start : start + 1], data[start + 1 : line_end], line_end + 2
+    if kind == b":":
+        return int(text), end
+    if kind == b"-":
+        return ResponseError(text.decode("utf-8", "replace")), end
+    if kind == b"$" and int(text) >= 0:
+        stop = end + int(text)
+        return (data[end:stop], stop + 2) if len(data) >= stop + 2 else None
+    if kind in b"*>~" and int(text) >= 0:
+        values = []
+        for _ in range(int(text)):
+            parsed = parse(data, end)
+            if parsed is None:
+                return None
+            value, end = parsed
+            values.append(value)
+        return values, end
+    return text, end

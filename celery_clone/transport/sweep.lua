@@ -1,0 +1,72 @@
+-- Put parked messages whose time has come into their queues, and take over what dead workers held.
+--
+-- KEYS[1]  hash  unacked           tag -> JSON [message, exchange, routing key]
+-- KEYS[2]  zset  unacked_index     tag -> time of the claim or of its last renewal
+-- KEYS[3]  zset  unacked_leases    tag -> time until which the claim is safe
+-- KEYS[4]  zset  unacked_schedule  "tag\nlist" -> time when the parked message is due
+-- KEYS[5]  hash  unacked_sweeps    since, last: since when sweeps followed each other without a gap
+--
+-- ARGV[1]  seconds of the lease
+-- ARGV[2]  seconds after which a claim without a lease is given back (kombu's visibility timeout)
+-- ARGV[3]  how many of each kind at most
+--
+-- Returns {promoted, expiry, tag, entry, tag, entry, ...}: the number of messages put into queues, and
+-- claims that now belong to the caller until that expiry, for it to put back (restore.lua).
+
+local unacked, index, leases, schedule, sweeps = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local lease, visibility, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local time = redis.call('TIME')
+local micros = string.format('%06d', time[2])
+local now = time[1] .. '.' .. micros
+local seconds = tonumber(now)
+local expiry = string.format('%.6f', seconds + lease)
+
+-- In reverse, because the right end of a list is served first.
+local due = redis.call('ZRANGEBYSCORE', schedule, '-inf', now, 'LIMIT', 0, limit)
+for i = #due, 1, -1 do
+    local tag, list = string.match(due[i], '^([^\n]*)\n(.*)$')
+    local entry = redis.call('HGET', unacked, tag)
+    local suffix = entry and string.match(string.sub(entry, -#list * 6 - 32), ', "", "[^"]*"%]$')
+    if suffix then
+        redis.call('RPUSH', list, string.sub(entry, 2, #entry - #suffix))
+        redis.call('HDEL', unacked, tag)
+        redis.call('ZREM', index, tag)
+        redis.call('ZREM', leases, tag)
+    end
+    -- An entry of another shape stays in unacked; its lease, which ends soon after, brings it back.
+    redis.call('ZREM', schedule, due[i])
+end
+
+-- After a pause of the server or of all workers every lease has run out, though their owners may live:
+-- they get the time of one lease to renew them.
+local since, last = unpack(redis.call('HMGET', sweeps, 'since', 'last'))
+if not since or not last or seconds - tonumber(last) > lease then
+    since = now
+end
+redis.call('HSET', sweeps, 'since', since, 'last', now)
+
+local found = {#due, expiry}
+local function take_over(tag)
+    local entry = redis.call('HGET', unacked, tag)
+    if entry then
+        redis.call('ZADD', leases, expiry, tag)
+        found[#found + 1] = tag
+        found[#found + 1] = entry
+    else
+        redis.call('ZREM', leases, tag)
+        redis.call('ZREM', index, tag)
+    end
+end
+
+if seconds - tonumber(since) >= lease then
+    for _, tag in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, limit)) do
+        take_over(tag)
+    end
+end
+local oldest = string.format('%.6f', seconds - visibility)
+for _, tag in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', oldest, 'LIMIT', 0, limit)) do
+    if not redis.call('ZSCORE', leases, tag) then
+        take_over(tag)
+    end
+end
+return found
