@@ -68,14 +68,14 @@ class Logging:
         self.task_datefmt = app.conf.worker_task_log_datefmt
         self.colorize = app.conf.worker_log_color
 
-    @class_property
-    def already_setup(cls) -> bool:  # noqa: N805 a property of the class
+    def _was_set_up(cls) -> bool:  # noqa: N805 read by the property of the class below
         """Was logging set up in this process?  Set it to false to have it done again."""
         return bool(cls._setup)
 
-    @already_setup.setter
-    def already_setup(cls, was_set_up: bool) -> None:  # noqa: N805 a property of the class
+    def _note_set_up(cls, was_set_up: bool) -> None:  # noqa: N805 as above
         cls._setup = was_set_up
+
+    already_setup = class_property(_was_set_up, _note_set_up)
 
     # -- everything at once
 
@@ -155,7 +155,7 @@ class Logging:
         )
         return receivers
 
-    def _setup_root(self, root: logging.Logger, logfile: Any, loglevel: int, looks: dict[str, Any]) -> None:
+    def _setup_root(self, root: logging.Logger, logfile: Any, loglevel: Any, looks: dict[str, Any]) -> None:
         if self.app.conf.worker_hijack_root_logger:
             for logger in (root, *map(get_logger, _OWN_LOGGERS)):
                 logger.handlers = []
@@ -201,7 +201,7 @@ class Logging:
         )
         return logger
 
-    def _configure(self, logger: logging.Logger, logfile: Any, loglevel: int, **looks: Any) -> None:
+    def _configure(self, logger: logging.Logger, logfile: Any, loglevel: Any, **looks: Any) -> None:
         self.setup_handlers(logger, logfile, **looks)
         logger.setLevel(loglevel)
 
@@ -225,7 +225,7 @@ class Logging:
         return logger
 
     def _handler_for(self, logfile: Any) -> logging.Handler:
-        target = sys.__stderr__ if logfile is None else logfile
+        target: Any = sys.__stderr__ if logfile is None else logfile
         if hasattr(target, "write"):
             return logging.StreamHandler(target)
         # Watched: tools that rotate logs move the file away under us.
@@ -265,9 +265,9 @@ class Logging:
         """Turn what this process prints into records of *logger*; returns the file put in place."""
         proxy = LoggingProxy(logger, loglevel)
         if stdout:
-            sys.stdout = proxy  # type: ignore[assignment]  # as much of a text file as print needs
+            sys.stdout = proxy
         if stderr:
-            sys.stderr = proxy  # type: ignore[assignment]
+            sys.stderr = proxy
         return proxy
 
 
