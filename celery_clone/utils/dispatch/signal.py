@@ -74,6 +74,21 @@ def _alive(held: Any) -> Receiver | None:
     return held() if isinstance(held, weakref.ReferenceType) else held
 
 
+def _connected(receivers: Iterable[Connection], sender: Any) -> list[Any]:
+    """Return the receivers (or the references to them) that hear of what *sender* sends."""
+    wanted = _ANYBODY
+    found = []
+    for (_, origin), held in receivers:
+        if origin != _ANYBODY:
+            # Asked for only here: most receivers are for all senders.
+            if wanted is _ANYBODY:
+                wanted = _identity(sender)
+            if origin != wanted:
+                continue
+        found.append(held)
+    return found
+
+
 def _pauses() -> Iterator[float]:
     """Seconds between two tries of a receiver that is retried: growing, then steady."""
     return chain(range(2, 30, 2), repeat(30))
@@ -243,25 +258,24 @@ class Signal:
     send_robust = send
 
     def _listeners(self, sender: Any) -> list[Receiver]:
-        wanted = _identity(sender)
-        held = self.sender_receivers_cache.get(wanted) if self.use_caching else None
-        if held is None:
-            # Read once: another thread may replace it meanwhile.
-            receivers = self.receivers
-            held = [each for (_, origin), each in receivers if origin in (wanted, _ANYBODY)]
-            if self.use_caching:
-                self._remember(receivers, wanted, held)
+        held = self._remembered(sender) if self.use_caching else _connected(self.receivers, sender)
         living = [receiver for receiver in map(_alive, held) if receiver is not None]
         if len(living) < len(held):
             self._bury()
         return living
 
-    def _remember(self, receivers: Sequence[Connection], sender: Hashable, held: list[Any]) -> None:
-        with self.lock:
-            if len(self.sender_receivers_cache) >= self._CACHE_LIMIT:
-                self.sender_receivers_cache.clear()
-            if receivers is self.receivers:
-                self.sender_receivers_cache[sender] = held
+    def _remembered(self, sender: Any) -> list[Any]:
+        wanted = _identity(sender)
+        held = self.sender_receivers_cache.get(wanted)
+        if held is None:
+            receivers = self.receivers
+            held = _connected(receivers, sender)
+            with self.lock:
+                if len(self.sender_receivers_cache) >= self._CACHE_LIMIT:
+                    self.sender_receivers_cache.clear()
+                if receivers is self.receivers:  # else they changed meanwhile
+                    self.sender_receivers_cache[wanted] = held
+        return held
 
     def _bury(self) -> None:
         with self.lock:
