@@ -8,11 +8,10 @@ argument.
 A :class:`crontab` thinks in wall time of its zone, so a change of the clocks
 needs rules:
 
-* A schedule for every hour follows the clock as it is: it runs in both passes
-  of a repeated hour, and a skipped hour has no runs.
-* Any other schedule runs once for each of its wall times: at the first
-  occurrence of a repeated one, and as much later as the clock was put forward
-  if it is skipped.
+* A repeated hour: what runs every hour, or every few minutes (``*`` or ``*/n``),
+  runs in both passes; everything else in the first only.
+* A skipped hour: what runs every hour has no runs in it; everything else runs
+  as much later as the clock was put forward.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ YEARS_AHEAD = 40
 #: How far back a clock change can still put a skipped run after the last one.
 CLOCK_CHANGE_WINDOW = timedelta(hours=3)
 
-ONE_DAY = timedelta(days=1)
+NO_TIME = timedelta(0)
 ONE_MINUTE = timedelta(minutes=1)
 
 SOLAR_INVALID_LATITUDE = "Argument latitude {lat} is invalid, must be between -90 and 90."
@@ -379,54 +378,59 @@ class _Fields(NamedTuple):
         return day.month in self.months and day.day in self.days and day.isoweekday() % 7 in self.weekdays
 
 
-def next_in_every_hour(fields: _Fields, last: datetime, zone: tzinfo) -> datetime | None:
-    """Return the next moment whose wall time matches, both passes of a repeated hour included.
+class _ClockRules(NamedTuple):
+    """What a change of the clocks does to the runs of a crontab."""
 
-    ``last`` must be in ``zone``.
-    """
+    #: Whether a repeated wall time has a run each time, or the first time only.
+    every_pass: bool
+
+    #: Whether a skipped wall time has its run later, or none.
+    make_up: bool
+
+
+def next_moment(fields: _Fields, last: datetime, zone: tzinfo, rules: _ClockRules) -> datetime | None:
+    """Return the first moment after ``last``, which must be in ``zone``, that has a run."""
     wall = last.replace(tzinfo=None, fold=0)
-    found = _first_later(fields.after(wall), last, zone)
+    # A run made up for may still be ahead of us although its wall time is not.
+    starts = [wall - _put_forward_lately(last, zone) if rules.make_up else wall]
     passes = occurrences(wall, zone)
-    if len(passes) == 2 and passes[0].utcoffset() == last.utcoffset():
+    if rules.every_pass and len(passes) == 2 and passes[0].utcoffset() == last.utcoffset():
         # The second pass begins at an earlier wall time than now.
-        start = wall.replace(second=0, microsecond=0)
-        while len(occurrences(start - ONE_MINUTE, zone)) == 2:
+        start = wall.replace(second=0, microsecond=0) - ONE_MINUTE
+        while len(occurrences(start, zone)) == 2:
             start -= ONE_MINUTE
-        again = occurrences(next(fields.after(start - ONE_MINUTE)), zone)
-        if len(again) == 2 and (found is None or _in_utc(again[1]) < _in_utc(found)):
-            return again[1]
-    return found
+        starts.append(start)
+    found = [_earliest_run(fields.after(start), last, zone, rules) for start in starts]
+    return min((moment for moment in found if moment is not None), key=_in_utc, default=None)
 
 
-def _first_later(walls: Iterable[datetime], last: datetime, zone: tzinfo) -> datetime | None:
-    """Return the first moment after ``last`` at which a clock shows one of ``walls``."""
-    for wall in walls:
-        for moment in occurrences(wall, zone):
-            if _in_utc(moment) > _in_utc(last):
-                return moment
-    return None
+def _put_forward_lately(last: datetime, zone: tzinfo) -> timedelta:
+    """Return by how much the clock was put forward in the hours before ``last``."""
+    earlier = (_in_utc(last) - CLOCK_CHANGE_WINDOW).astimezone(zone)
+    change = (last.utcoffset() or NO_TIME) - (earlier.utcoffset() or NO_TIME)
+    return max(change, NO_TIME)
 
 
-def next_once_per_wall_time(fields: _Fields, last: datetime, zone: tzinfo) -> datetime | None:
-    """Return the next moment at which a matching wall time has its one run.
-
-    ``last`` must be in ``zone``.
-    """
-    # A run that was skipped with its wall time may still be ahead.
-    now_ahead, before = last.utcoffset(), (_in_utc(last) - CLOCK_CHANGE_WINDOW).astimezone(zone).utcoffset()
-    put_forward = max(now_ahead - before, timedelta(0)) if now_ahead and before is not None else timedelta(0)
+def _earliest_run(
+    walls: Iterable[datetime], last: datetime, zone: tzinfo, rules: _ClockRules
+) -> datetime | None:
+    """Return the first moment after ``last`` at which one of the ``walls``, in order, has a run."""
     chosen: datetime | None = None
-    for wall in fields.after(last.replace(tzinfo=None, fold=0) - put_forward):
+    for wall in walls:
+        # Made up for, a run comes later than some of the wall times behind it.
         if chosen is not None and wall >= chosen.replace(tzinfo=None):
             break
-        moment = make_aware(wall, zone)
-        if _in_utc(moment) <= _in_utc(last):
-            continue
-        if chosen is None or _in_utc(moment) < _in_utc(chosen):
-            chosen = moment
-        if chosen.replace(tzinfo=None, fold=0) == wall:
-            break  # not skipped, so none of the later ones can come before it
+        for moment in _runs_of(wall, zone, rules):
+            if _in_utc(moment) > _in_utc(last) and (chosen is None or _in_utc(moment) < _in_utc(chosen)):
+                chosen = moment
     return chosen
+
+
+def _runs_of(wall: datetime, zone: tzinfo, rules: _ClockRules) -> list[datetime]:
+    moments = occurrences(wall, zone)
+    if not moments:
+        return [make_aware(wall, zone)] if rules.make_up else []
+    return moments if rules.every_pass else moments[:1]
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -518,13 +522,17 @@ class crontab(BaseSchedule):
             sorted(self.month_of_year),
             self.day_of_week,
         )
-        find = next_in_every_hour if len(self.hour) == 24 else next_once_per_wall_time
-        found = find(fields, last_run_at.astimezone(zone), zone)
+        found = next_moment(fields, last_run_at.astimezone(zone), zone, self._clock_rules())
         if found is None:
             raise RuntimeError(
                 f"{self!r} does not run in the next {YEARS_AHEAD} years. Check its days and months."
             )
         return found
+
+    def _clock_rules(self) -> _ClockRules:
+        every_hour = len(self.hour) == 24
+        every_few_minutes = len(self.minute) == 60 or str(self._orig_minute).startswith("*")
+        return _ClockRules(every_pass=every_hour or every_few_minutes, make_up=not every_hour)
 
     def remaining_delta(
         self, last_run_at: datetime, tz: str | tzinfo | None = None
