@@ -53,19 +53,34 @@ class SqliteSource:
         connection: a :class:`kombu.Connection` with a ``sqlite://`` URL.
         epoch: number of the connection, noted on each delivery.
         accept: content types that deliveries may decode, ``None`` for kombu's.
+        previous: the source of a lost connection; what it held and did not settle is held by this one.
+        lease_s: overrides the transport option ``lease``.
     """
 
     survives_reconnect = True
     keeps_dead = True
 
-    def __init__(self, connection: Any, *, epoch: int = 0, accept: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        connection: Any,
+        *,
+        epoch: int = 0,
+        accept: Collection[str] | None = None,
+        previous: SqliteSource | None = None,
+        lease_s: float | None = None,
+    ) -> None:
         self.connection = connection
         self.epoch = epoch
         self.accept = accept
         transport = connection.transport
         self._broker = transport.broker
-        self._session = adopt_session(transport)
-        self._settlement = Settlement()
+        if previous is None:
+            self._session = new_session(transport, lease_s)
+            self._settlement = Settlement()
+        else:
+            self._session = previous._session
+            self._session.broker = transport.broker
+            self._settlement = previous._settlement
         self._names: list[str] = []
         self._quiet = False
         self._closed = False
@@ -233,8 +248,8 @@ class SqliteSource:
     def close(self) -> None:
         """Flush and let go.  Legal twice, and before :meth:`watch`.
 
-        After :meth:`quiet` what is left goes back to the queues at once.  Without, the connection was
-        lost while tasks go on: the session is kept for the next source of this process.
+        What is left goes back to the queues at once after :meth:`quiet`.  Without, the connection was
+        lost while tasks go on: the session stays, for the source that has this one as *previous*.
         """
         if self._closed:
             return
@@ -246,11 +261,12 @@ class SqliteSource:
             self._timers, self._due_timer, self._hub, self._ready = [], None, None, None
         try:
             self.flush()
-        finally:
-            if self._quiet:
+            number = self._session.id
+            if self._quiet or number is None or not self._broker.holds(number):
                 self._session.close()
-            else:
-                leave_session(self._session)
+        except DatabaseUnavailable:
+            # A later source settles it, or the session ends with this process: nothing is lost.
+            logger.warning("The last acknowledgements could not be written.", exc_info=True)
 
 
 def redelivery_facts(envelope: Envelope, message: Claimed) -> dict[str, Any]:
@@ -262,37 +278,15 @@ def redelivery_facts(envelope: Envelope, message: Claimed) -> dict[str, Any]:
     return {**(info or {}), "redelivered": True, "delivery_count": message.deliveries}
 
 
-# Sessions of lost connections, by process and file: their tasks still run and will be acknowledged over
-# the next connection.  The only thing of a source that outlives it.
-LEFT_BEHIND: dict[tuple[int, str], Session] = {}
-
-
-def adopt_session(transport: Any) -> Session:
-    """The session a lost connection of this process left behind, else a new one."""
-    broker, options = transport.broker, transport.options
-    session = LEFT_BEHIND.pop((os.getpid(), broker.database.path), None)
-    if session is None:
-        return Session(
-            broker,
-            lease_s=read_seconds(options, "lease", LEASE_S),
-            visibility_timeout_s=read_seconds(options, "visibility_timeout", VISIBILITY_TIMEOUT_S),
-            poll_s=read_seconds(options, "polling_interval", POLL_S),
-        )
-    session.broker = broker
-    return session
-
-
-def leave_session(session: Session) -> None:
-    """Keep a session that still holds something for the next source of this process; end any other."""
-    number = session.id
-    try:
-        holds = number is not None and session.broker.holds(number)
-    except DatabaseUnavailable:
-        holds = True
-    if holds:
-        LEFT_BEHIND[os.getpid(), session.broker.database.path] = session
-    else:
-        session.close()
+def new_session(transport: Any, lease_s: float | None) -> Session:
+    """A session with the options of a connection."""
+    options = transport.options
+    return Session(
+        transport.broker,
+        lease_s=lease_s or read_seconds(options, "lease", LEASE_S),
+        visibility_timeout_s=read_seconds(options, "visibility_timeout", VISIBILITY_TIMEOUT_S),
+        poll_s=read_seconds(options, "polling_interval", POLL_S),
+    )
 
 
 class SqlitePublisher:
@@ -301,13 +295,13 @@ class SqlitePublisher:
     Safe to use from any thread and after a fork.
 
     Args:
-        app: gives the connection to write to.
-        otherwise: publishes instead when somebody replaced :meth:`kombu.Producer.publish`, as tracers do.
+        pool: a pool of kombu producers; it tells the connection, and publishes itself when somebody
+            replaced :meth:`kombu.Producer.publish`, as tracers do.
     """
 
-    def __init__(self, app: Any, otherwise: Publisher) -> None:
-        self.app = app
-        self.otherwise = otherwise
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+        self.otherwise = KombuPublisher(pool)
         self._lock = threading.Lock()
         self._process = 0
         self._connection: Any = None
@@ -357,7 +351,7 @@ class SqlitePublisher:
     def _opened(self) -> Any:
         with self._lock:
             if self._connection is None or self._process != os.getpid():
-                self._connection = self.app.connection_for_write()
+                self._connection = self.pool.connections.connection.clone()
                 self._process = os.getpid()
             return self._connection
 

@@ -16,6 +16,9 @@ __all__ = ("Channel", "Transport", "register")
 
 ADDRESS = "celery_clone.transport.sqlite:Transport"
 
+# Tables of transports, kombu's and ours, know the class by this address.
+Transport.__module__ = __name__
+
 
 def register() -> None:
     """Let kombu open ``sqlite://`` URLs with :class:`Transport`, whatever it had under that name."""

@@ -34,12 +34,15 @@ from kombu.utils.json import loads
 from celery_clone.transport.sqlite.broker import Broker
 from celery_clone.transport.sqlite.channel import Channel
 from celery_clone.transport.sqlite.database import BUSY_TIMEOUT_S, Database, DatabaseUnavailable, locate
-from celery_clone.transport.sqlite.session import POLL_S, VISIBILITY_TIMEOUT_S, Session
+from celery_clone.transport.sqlite.session import POLL_S, VISIBILITY_TIMEOUT_S, Session, ring
 from celery_clone.transport.sqlite.tables import BROKER_TABLES, Claimed
 
 __all__ = ("Transport", "open_broker", "read_seconds")
 
 logger = get_logger(__name__)
+
+MOST_PER_PASS = 200
+"""How many messages are delivered before the rest of the loop gets its turn."""
 
 KombuTransport: Any = virtual.Transport
 
@@ -86,11 +89,6 @@ class Transport(KombuTransport):
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
         """The URL to show: the file, made absolute."""
         return f"sqlite:///{self.broker.database.path}"
-
-    def verify_connection(self, connection: Transport) -> bool:
-        """Can the file be read?"""
-        self.broker.find_queue("")
-        return True
 
     def establish_connection(self) -> Transport:
         """Open the file.
@@ -228,8 +226,11 @@ class Transport(KombuTransport):
         self._deliver_all()
 
     def _deliver_all(self) -> None:
-        while self.deliver_one(self.channels):
-            pass
+        for _ in range(MOST_PER_PASS):
+            if not self.deliver_one(self.channels):
+                return
+        # The rest of the loop gets its turn; our own ring brings us back.
+        ring([self.session.address] if self.session.address else [])
 
     def _unwatch_bell(self) -> None:
         if self._watched is not None:

@@ -38,8 +38,18 @@ LONGEST_WAIT_S = 0.01
 # SQLite's own words; Python 3.10 gives no error codes.
 BUSY_WORDS = ("database is locked", "table is locked", "schema is locked", "locking protocol")
 
-# These speak of a statement, not of the file.
-OUR_FAULT = (sqlite3.ProgrammingError, sqlite3.IntegrityError, sqlite3.DataError, sqlite3.NotSupportedError)
+# Any other error speaks of a statement, not of the file, and is shown as it is.
+FILE_WORDS = (
+    *BUSY_WORDS,
+    "unable to open",
+    "readonly",
+    "disk I/O error",
+    "is full",
+    "not a database",
+    "malformed",
+    "access permission",
+    "large file support",
+)
 
 
 class DatabaseUnavailable(OperationalError):
@@ -91,6 +101,11 @@ def is_busy(error: BaseException) -> bool:
     return isinstance(error, sqlite3.OperationalError) and any(words in str(error) for words in BUSY_WORDS)
 
 
+def is_about_the_file(error: BaseException) -> bool:
+    """Does this error tell of the file, rather than of what was asked of it?"""
+    return isinstance(error, sqlite3.DatabaseError) and any(words in str(error) for words in FILE_WORDS)
+
+
 def remedy_for(error: BaseException, path: str) -> str:
     """What to do about *error* on the file *path*, in one sentence."""
     words = str(error)
@@ -100,7 +115,7 @@ def remedy_for(error: BaseException, path: str) -> str:
             "Another program keeps it locked: end a transaction left open in it (an SQLite shell, a backup), "
             "or raise the transport option 'busy_timeout' (seconds)."
         )
-    if "full" in words:
+    if "is full" in words:
         return "Free some disk space."
     if "not a database" in words or "malformed" in words:
         return "The file is no intact SQLite database: name another file, or restore this one from a backup."
@@ -195,11 +210,10 @@ class Database:
                     answer = work(connection)
                     connection.execute("COMMIT")
                     return answer
-                except OUR_FAULT:
-                    self._roll_back()
-                    raise
                 except sqlite3.Error as error:
                     self._roll_back()
+                    if not is_about_the_file(error):
+                        raise
                     if not is_busy(error) or time.monotonic() - started >= longest_s:
                         raise self._unavailable(error) from error
                 except BaseException:
