@@ -1,7 +1,8 @@
 """Maps, sets and buffers: layered configuration, bounded sets, bounded buffers.
 
 ``ConfigurationView`` is the ground of ``app.settings``, ``LimitedSet`` holds revoked ids in
-``worker.state``, ``BufferMap`` is for result stores.  Pure data structures.
+``worker.state``, ``BufferMap`` is for result stores.  Pure data structures, in one file because
+users know them all under this address.
 """
 
 from __future__ import annotations
@@ -316,27 +317,13 @@ class ConfigurationView(ChainMap, AttributeDictMixin):
                 ) from None
             raise
 
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.changes[self._key(key)] = value
-
     def __contains__(self, key: Any) -> bool:
         contains = super().__contains__
         return any(contains(spelling) for spelling in self._to_keys(key))
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of *key*, or *default* if no layer has it."""
-        try:
-            return self[key]
-        except KeyError:
-            return default
-
     def first(self, *keys: str) -> Any:
         """Return the first value of these keys that is not ``None``."""
         return first(None, (self.get(key) for key in keys))
-
-    def clear(self) -> None:
-        """Take out what was set; the defaults stay."""
-        self.changes.clear()
 
     def copy(self) -> ConfigurationView:
         """Return one with a copy of what was set and the same defaults."""
