@@ -391,8 +391,9 @@ class _ClockRules(NamedTuple):
 def next_moment(fields: _Fields, last: datetime, zone: tzinfo, rules: _ClockRules) -> datetime | None:
     """Return the first moment after ``last``, which must be in ``zone``, that has a run."""
     wall = last.replace(tzinfo=None, fold=0)
+    last_utc = _in_utc(last)
     # A run made up for may still be ahead of us although its wall time is not.
-    starts = [wall - _put_forward_lately(last, zone) if rules.make_up else wall]
+    starts = [wall - _put_forward_lately(last, last_utc, zone) if rules.make_up else wall]
     passes = occurrences(wall, zone)
     if rules.every_pass and len(passes) == 2 and passes[0].utcoffset() == last.utcoffset():
         # The second pass begins at an earlier wall time than now.
@@ -400,29 +401,31 @@ def next_moment(fields: _Fields, last: datetime, zone: tzinfo, rules: _ClockRule
         while len(occurrences(start, zone)) == 2:
             start -= ONE_MINUTE
         starts.append(start)
-    found = [_earliest_run(fields.after(start), last, zone, rules) for start in starts]
+    found = [_earliest_run(fields.after(start), last_utc, zone, rules) for start in starts]
     return min((moment for moment in found if moment is not None), key=_in_utc, default=None)
 
 
-def _put_forward_lately(last: datetime, zone: tzinfo) -> timedelta:
+def _put_forward_lately(last: datetime, last_utc: datetime, zone: tzinfo) -> timedelta:
     """Return by how much the clock was put forward in the hours before ``last``."""
-    earlier = (_in_utc(last) - CLOCK_CHANGE_WINDOW).astimezone(zone)
+    earlier = (last_utc - CLOCK_CHANGE_WINDOW).astimezone(zone)
     change = (last.utcoffset() or NO_TIME) - (earlier.utcoffset() or NO_TIME)
     return max(change, NO_TIME)
 
 
 def _earliest_run(
-    walls: Iterable[datetime], last: datetime, zone: tzinfo, rules: _ClockRules
+    walls: Iterable[datetime], last_utc: datetime, zone: tzinfo, rules: _ClockRules
 ) -> datetime | None:
-    """Return the first moment after ``last`` at which one of the ``walls``, in order, has a run."""
+    """Return the first moment after ``last_utc`` at which one of the ``walls``, in order, has a run."""
     chosen: datetime | None = None
     for wall in walls:
         # Made up for, a run comes later than some of the wall times behind it.
         if chosen is not None and wall >= chosen.replace(tzinfo=None):
             break
         for moment in _runs_of(wall, zone, rules):
-            if _in_utc(moment) > _in_utc(last) and (chosen is None or _in_utc(moment) < _in_utc(chosen)):
+            if _in_utc(moment) > last_utc and (chosen is None or _in_utc(moment) < _in_utc(chosen)):
                 chosen = moment
+        if chosen is not None and chosen.replace(tzinfo=None, fold=0) == wall:
+            break
     return chosen
 
 
@@ -515,20 +518,24 @@ class crontab(BaseSchedule):
 
     def next_run(self, last_run_at: datetime, zone: tzinfo) -> datetime:
         """Return the first moment after ``last_run_at`` at which this runs, in ``zone``."""
-        fields = _Fields(
-            sorted(self.minute),
-            sorted(self.hour),
-            sorted(self.day_of_month),
-            sorted(self.month_of_year),
-            self.day_of_week,
-        )
-        found = next_moment(fields, last_run_at.astimezone(zone), zone, self._clock_rules())
+        found = next_moment(self._fields, last_run_at.astimezone(zone), zone, self._clock_rules)
         if found is None:
             raise RuntimeError(
                 f"{self!r} does not run in the next {YEARS_AHEAD} years. Check its days and months."
             )
         return found
 
+    @cached_property
+    def _fields(self) -> _Fields:
+        return _Fields(
+            sorted(self.minute),
+            sorted(self.hour),
+            sorted(self.day_of_month),
+            sorted(self.month_of_year),
+            self.day_of_week,
+        )
+
+    @cached_property
     def _clock_rules(self) -> _ClockRules:
         every_hour = len(self.hour) == 24
         every_few_minutes = len(self.minute) == 60 or str(self._orig_minute).startswith("*")
@@ -544,17 +551,15 @@ class crontab(BaseSchedule):
         zone = timezone.get_timezone(tz or self.tz)
         last_run_at = self.maybe_make_aware(last_run_at).astimezone(zone)
         due = self.next_run(last_run_at, zone)
-        wall = due.replace(tzinfo=None, fold=0)
-        passes = occurrences(wall, zone)
         jump = ffwd(
-            year=wall.year,
-            month=wall.month,
-            day=wall.day,
-            hour=wall.hour,
-            minute=wall.minute,
+            year=due.year,
+            month=due.month,
+            day=due.day,
+            hour=due.hour,
+            minute=due.minute,
             second=0,
             microsecond=0,
-            fold=int(len(passes) == 2 and passes[1].utcoffset() == due.utcoffset()),
+            fold=due.fold,
         )
         return last_run_at, jump, self.maybe_make_aware(self.now()).astimezone(zone)
 

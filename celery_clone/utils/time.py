@@ -20,7 +20,7 @@ from calendar import monthrange
 from collections.abc import Callable
 from datetime import date, datetime, timedelta, tzinfo
 from datetime import timezone as _fixed_offset
-from functools import cached_property
+from functools import cache, cached_property
 from types import ModuleType
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -302,7 +302,11 @@ def occurrences(wall: datetime, tz: tzinfo) -> list[datetime]:
         summer, winter = _pytz_readings(wall, tz)
         if winter.replace(tzinfo=None) != wall:
             return []
-        return [winter] if summer == winter else sorted((summer, winter))
+        if summer == winter:
+            return [winter]
+        # Those zones do not tell the two apart themselves.
+        first, second = sorted((summer, winter))
+        return [first, second.replace(fold=1)]
     here = wall.replace(tzinfo=tz, fold=0)
     if not _changes_clock(tz) or not _has_two_offsets(here):
         return [here]
@@ -563,8 +567,7 @@ def humanize_seconds(
 
 # -- ISO 8601 --------------------------------------------------------------
 
-_ISO_8601 = re.compile(
-    r"""
+_ISO_8601 = r"""
     (?P<year>\d{4})
     (?: -?W(?P<week>\d{2}) (?: -?(?P<weekday>[1-7]) )?
       | -(?P<month>\d{2}) (?: -(?P<day>\d{2}) )?
@@ -575,9 +578,13 @@ _ISO_8601 = re.compile(
         (?: :?(?P<minute>\d{2}) (?: :?(?P<second>\d{2}) (?: [.,](?P<fraction>\d+) )? )? )?
         \s* (?P<zone> Z | [+-]\d{2} (?: :?\d{2} )? )?
     )?
-    """,
-    re.VERBOSE | re.ASCII | re.IGNORECASE,
-)
+"""
+
+
+@cache
+def _iso_8601_pattern() -> re.Pattern[str]:
+    # Made on first need: from Python 3.11 on hardly any date gets this far.
+    return re.compile(_ISO_8601, re.VERBOSE | re.ASCII | re.IGNORECASE)
 
 
 def parse_iso8601(text: str) -> datetime:
@@ -589,7 +596,7 @@ def parse_iso8601(text: str) -> datetime:
         return datetime.fromisoformat(text)
     except ValueError:
         pass  # older Pythons read only what isoformat() writes
-    match = _ISO_8601.fullmatch(text.strip())
+    match = _iso_8601_pattern().fullmatch(text.strip())
     if match is None:
         raise ValueError(f"Not an ISO 8601 date: {text!r}. Use a form such as 2024-05-17T08:30:00+00:00.")
     part = match.groupdict()
