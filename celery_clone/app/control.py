@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from kombu import pidbox
 from kombu.matcher import match
-from kombu.pidbox import Mailbox
 
 from celery_clone.exceptions import DuplicateNodenameWarning, ImproperlyConfigured
 from celery_clone.utils.text import pluralize
@@ -211,7 +211,7 @@ class Control:
     they answer, at most ``timeout`` seconds.
     """
 
-    Mailbox = Mailbox
+    Mailbox: Any = pidbox.Mailbox
 
     def __init__(self, app: Any = None) -> None:
         self.app = app

@@ -160,7 +160,7 @@ class Settings(ConfigurationView, Conf):
         vars(self).update(
             deprecated_settings=frozenset(deprecated_settings or ()),
             _spellings=_Spellings(self.prefix or "", transforms),
-            _pending=hasattr(type(self.changes), "callback"),
+            _pending=hasattr(self.changes, "callback"),
             _loader=None,
         )
 
