@@ -273,3 +273,26 @@ def test_setter_gives_a_property_that_can_be_set():
 
     Named().name = "x"
     assert Named._name == "x"
+
+
+def test_a_promise_that_is_asked_for_while_it_is_made_ends_with_the_outer_answer():
+    answers = iter(["inner", "outer"])
+    depth = []
+
+    def ask():
+        depth.append(1)
+        if len(depth) == 1:
+            assert promise == "inner"
+        return next(answers)
+
+    promise = PromiseProxy(ask)
+    assert promise == "outer"
+    assert promise == "outer"
+
+
+def test_reduce_is_that_of_the_target():
+    class Reducible:
+        def __reduce__(self):
+            return list, ("ab",)
+
+    assert Proxy(Reducible).__reduce__() == (list, ("ab",))
