@@ -207,13 +207,13 @@ class Settings(ConfigurationView, Conf):
         return value
 
     def _look_up(self, key: str) -> Any:
+        if self._pending:
+            self._load()
         variable, spellings = self._spellings[key]
         if variable is not None:
             value = os.environ.get(variable)
             if value:
                 return value
-        if self._pending:
-            self._load()
         for layer in self.maps:
             for spelling in spellings:
                 if spelling in layer:
@@ -341,6 +341,7 @@ class Settings(ConfigurationView, Conf):
 
     def maybe_warn_deprecated_settings(self) -> bool:
         """Warn of each old name that was found; whether there was any."""
+        self.finalize()
         for key in sorted(self.deprecated_settings):
             warn(
                 description=f"The {key!r} setting",
@@ -372,7 +373,7 @@ def find_deprecated_settings(source: Any) -> Any:
 
 
 def detect_settings(
-    conf: Mapping[str, Any],
+    conf: Mapping[str, Any] | None,
     preconf: dict[str, Any] | None = None,
     ignore_keys: Collection[str] = (),
     prefix: str | None = None,
@@ -380,18 +381,21 @@ def detect_settings(
     """Put the layers of a configuration together.
 
     Arguments:
-        conf: the loaded object, in old names, in new names or with the namespace in front.
+        conf: the loaded object, in old names, in new names or with the namespace in front;
+            ``None`` if nothing was loaded.
         preconf: what was set before anything was loaded; becomes the layer of changes.
-        ignore_keys: keys of *preconf* that the app filled in by itself.
+        ignore_keys: keys that the app was given as arguments, so that their style says nothing.
         prefix: the namespace of the app, with or without its underscore.
 
     Raises:
         ImproperlyConfigured: if old and new names are used together, which
             makes it unclear what the project means.
     """
+    conf = {} if conf is None else conf
     changes = {} if preconf is None else preconf
     prefix = f"{prefix.rstrip('_')}_" if prefix else ""
-    used = {key for key in conf if isinstance(key, str)} | (changes.keys() - set(ignore_keys))
+    # What was set on app.conf has been translated already; only a file can be of two minds.
+    used = {key for key in conf if isinstance(key, str)}.difference(ignore_keys)
     # Under the namespace CELERY_ the new names look like old ones; those are no mistake.
     old = {key for key in used & OLD_SETTING_KEYS if not _is_prefixed(key, prefix)}
     if not prefix:

@@ -211,9 +211,13 @@ def test_a_setting_given_in_both_styles_is_no_mixture():
     assert detect_settings(both).timezone == "UTC"
 
 
-def test_what_the_app_filled_in_itself_does_not_count_as_mixing():
-    conf = detect_settings({"CELERY_ACKS_LATE": 1}, {"broker_url": "redis://"}, ignore_keys={"broker_url"})
+def test_arguments_of_the_app_and_what_was_set_do_not_count_as_mixing():
+    loaded = {"CELERY_ACKS_LATE": 1, "broker_url": "redis://loaded"}
+    conf = detect_settings(
+        loaded, {"broker_url": "redis://", "task_track_started": 1}, ignore_keys={"broker_url"}
+    )
     assert conf.broker_url == "redis://"
+    assert conf.task_acks_late == conf.task_track_started == 1
 
 
 def test_a_namespace_allows_both_styles():
@@ -300,6 +304,17 @@ def test_the_first_reading_loads_once_and_writing_does_not():
     assert "worker_state_db" in conf
     assert len(conf) == len(DEFAULTS)
     assert loads == [1]
+
+
+def test_the_very_first_reading_knows_the_namespace_that_loading_brings():
+    conf = Settings(Pending({}, lambda: detect_settings({"CELERY_BROKER_URL": "redis://"}, prefix="CELERY")))
+    assert conf.broker_url == "redis://"
+
+
+def test_deprecated_names_are_known_before_anything_else_was_read():
+    conf = Settings(Pending({}, lambda: detect_settings({"CELERY_ACKS_LATE": True})))
+    with pytest.warns(CDeprecationWarning):
+        assert conf.maybe_warn_deprecated_settings()
 
 
 def test_reading_while_loading_sees_what_was_set_so_far():
