@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import kombu.transport
 from kombu.serialization import prepare_accept_content
 from kombu.utils.imports import symbol_by_name
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ("PUBLISHERS", "SOURCES", "open_publisher", "open_source")
 
+# ``sqlite://`` is the embedded broker, whatever kombu may have under that name.
+kombu.transport.TRANSPORT_ALIASES["sqlite"] = "celery_clone.transport.sqlite:Transport"
+kombu.transport._transport_cache.pop("sqlite", None)
 
 Row = TypeVar("Row")
 
@@ -32,7 +36,7 @@ REDIS_SOURCE = SourceRow(
     "celery_clone.transport.redis_source:RedisSource", ("previous", "lease_s", "renew_in_background")
 )
 AMQP_SOURCE = SourceRow("celery_clone.transport.amqp_source:AmqpSource", ("prefetch", "global_qos"))
-SQLITE_SOURCE = SourceRow("celery_clone.transport.sqlite_source:SqliteSource", ())
+SQLITE_SOURCE = SourceRow("celery_clone.transport.sqlite_source:SqliteSource", ("previous", "lease_s"))
 ANY_SOURCE = SourceRow("celery_clone.transport.kombu_source:KombuSource", ("prefetch",))
 
 SOURCES: dict[str, SourceRow] = {

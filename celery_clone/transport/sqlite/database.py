@@ -121,9 +121,14 @@ def remedy_for(error: BaseException, path: str) -> str:
         return "The file is no intact SQLite database: name another file, or restore this one from a backup."
     if os.path.isdir(path):
         return "This is a folder: name a file in it."
-    if not os.path.isdir(folder):
+    try:
+        os.stat(folder)
+        may_write = os.access(folder, os.W_OK | os.X_OK)
+    except PermissionError:
+        may_write = False
+    except OSError:
         return f"The folder {folder!r} does not exist: create it, or name a file elsewhere."
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not may_write:
         return (
             f"The folder {folder!r} may not be written by this user, and SQLite needs to keep its "
             "log (-wal, -shm) there: change its owner or mode, or name a file elsewhere."
