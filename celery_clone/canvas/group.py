@@ -1,0 +1,388 @@
+"""``group``: tasks that run in parallel.
+
+Made by users, by ``canvas.chord`` for headers, by ``canvas.maps`` for chunks, and by ``app.trace`` for
+several callbacks.  Owns how members are laid out flat, numbered, given ids and sent together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from celery_clone.canvas.counting import completions
+from celery_clone.canvas.signature import Signature, as_signature, copied, maybe_signature, shortened
+from celery_clone.result import GroupResult
+from celery_clone.utils.functional import lookahead, maybe_list, regen
+from celery_clone.utils.ids import uuid
+from celery_clone.utils.objects import getitem_property
+
+if TYPE_CHECKING:
+    from celery_clone.app.base import Celery
+
+__all__ = ("group", "is_empty_group", "is_lazy", "members_of", "single_member", "without_placing")
+
+#: Options that say which call it is and where it belongs; they are never handed on to members.
+PLACING = frozenset(
+    {"task_id", "group_id", "group_index", "chord", "root_id", "parent_id", "reply_to", "chain"}
+)
+
+
+def is_lazy(tasks: Any) -> bool:
+    """Do the members come from a generator that was not read to its end?"""
+    return isinstance(tasks, list) and type(tasks) is not list and hasattr(tasks, "concrete")
+
+
+def is_empty_group(task: Any) -> bool:
+    """Is it a group that is known, without reading a generator, to have no members?"""
+    return isinstance(task, group) and not is_lazy(task.tasks) and not task.tasks
+
+
+def single_member(task: Any) -> Any:
+    """Give the only member of a group that has but one, in the group's place; else the group.
+
+    A generator is not read for it.
+    """
+    if not isinstance(task, group) or is_lazy(task.tasks) or len(task.tasks) != 1:
+        return task
+    return handed_down(task, maybe_signature(task.tasks[0], app=task._app))
+
+
+def without_placing(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the options that a group hands on to its members."""
+    return {key: value for key, value in options.items() if key not in PLACING}
+
+
+def handed_down(parent: Any, member: Any) -> Any:
+    """Give *member* as it is without the group around it: with that group's arguments and options."""
+    options = without_placing(parent.options)
+    links, errbacks = options.pop("link", None), options.pop("link_error", None)
+    if not (options or links or errbacks or parent.args):
+        return member
+    member = member.clone(None if member.immutable else parent.args, **options)
+    for callback in maybe_list(links) or ():
+        member.link(copied(callback))
+    for errback in maybe_list(errbacks) or ():
+        member.link_error(copied(errback))
+    return member
+
+
+def members_of(tasks: Iterable[Any], app: Any) -> Iterator[Any]:
+    """Yield the members with nested groups opened, in order; chains without steps are left out."""
+    for task in tasks:
+        member = maybe_signature(task, app=app)._unfolded()
+        if isinstance(member, group):
+            for inner in members_of(member.tasks, app):
+                yield handed_down(member, inner)
+        elif member.get("subtask_type") != "chain" or member.tasks:
+            yield member
+
+
+@Signature.register_type()
+class group(Signature):
+    """Tasks to run in parallel; called, it gives a :class:`GroupResult`.
+
+    Takes signatures, or one iterable of them; a generator is read no earlier than the members are
+    sent.  *options* apply to every member when the group is sent.
+
+        >>> group(add.s(2, 2), add.s(4, 4))().get()
+        [4, 8]
+    """
+
+    tasks = getitem_property("kwargs.tasks", "The members.")
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any], app: Any = None) -> Any:
+        """Make a group of its dictionary; ``d["kwargs"]["tasks"]`` may hold signatures or dictionaries."""
+        tasks = d["kwargs"]["tasks"]
+        read = (maybe_signature(task, app=app) for task in tasks)
+        made = cls(
+            regen(read) if is_lazy(tasks) else type(tasks)(read), app=app, **d.get("options") or {}
+        )
+        made["args"], made["immutable"] = tuple(d.get("args") or ()), bool(d.get("immutable"))
+        return made
+
+    def __init__(self, *tasks: Any, **options: Any) -> None:
+        members: Any = tasks
+        if len(tasks) == 1:
+            members = tasks[0]
+            if isinstance(members, group):
+                members = members.tasks
+            elif isinstance(members, Signature):
+                members = [members.clone()]
+            members = regen(members)
+        app = options.get("app")
+        if not is_lazy(members):
+            # A list of its own: freezing puts other members into it.
+            kind = tuple if isinstance(members, tuple) else list
+            members = kind(as_signature(task, app, taker="group()") for task in members)
+        super().__init__("celery.group", (), {"tasks": members}, **options)
+        self["subtask_type"] = "group"
+
+    def __call__(self, *partial_args: Any, **options: Any) -> Any:
+        return self.apply_async(partial_args, **options)
+
+    def clone(self, args: Any = None, kwargs: Any = None, **opts: Any) -> Any:
+        """Copy the group and its members; *args* and *kwargs* are for every member."""
+        args, _, options = self._merge(args, None, opts or None)
+        if is_lazy(self.tasks):
+            tasks: Any = regen(maybe_signature(task, clone=True).clone(None, kwargs) for task in self.tasks)
+        else:
+            tasks = type(self.tasks)(maybe_signature(task).clone(None, kwargs) for task in self.tasks)
+        return self._twin(tuple(args), {"tasks": tasks}, copied(options))
+
+    def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> Any:
+        """Give the members countdowns of *start*, *start + step*… seconds, at most *stop*."""
+        countdown = start
+        for task in self.tasks:
+            task.set(countdown=countdown)
+            if stop is None or countdown + step <= stop:
+                countdown += step
+        return self
+
+    # -- sending
+
+    def apply_async(  # type: ignore[override]  # Celery's arguments
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        add_to_parent: bool = True,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Send all members together and give their results as a group.
+
+        *args*, *kwargs* and *options* are for every member.  With *add_to_parent* the group becomes a
+        child of the task that runs here.
+        """
+        if link is not None:
+            raise TypeError("Cannot add link to group: use a chord, whose body is called when all end.")
+        if link_error is not None:
+            raise TypeError("Cannot add link to group: do that on individual tasks, with link_error().")
+        app = self.app
+        if app.conf.task_always_eager:
+            return self.apply(args, kwargs, **options)
+        if not self.tasks:
+            return self.freeze()
+        group_id, options = self._sending_options(options)
+        root_id = options.get("root_id")
+        chord = options.pop("chord", None)
+        members = self._frozen_members(
+            self.tasks, group_id=group_id, chord=None, root_id=root_id, parent_id=None, first_index=0
+        )
+        args = (*(args or ()), *self.args)
+        results = _send_members(app, members, options, args, kwargs, producer, group_id, chord)
+        return self._sent(group_id, results, add_to_parent)
+
+    def _sending_options(self, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Give the id this group goes by, and the options for all its members."""
+        given = {key: value for key, value in options.items() if value is not None}
+        merged = dict(self._merge(options=given)[2])
+        group_id = merged.pop("task_id", None) or uuid()
+        merged.pop("group_index", None)  # each member has its own
+        merged["group_id"] = group_id
+        return group_id, merged
+
+    def _sent(self, group_id: str, results: Any, add_to_parent: bool) -> Any:
+        """Give the result of a group that was sent, and tell the running task of it."""
+        app = self.app
+        result = app.GroupResult(group_id, results)
+        if len(result) == 1 and isinstance(result[0], GroupResult):
+            # A single chain that ends in a group: its result is that group's.
+            result = result[0]
+        parent_task = app.current_worker_task
+        if add_to_parent and parent_task:
+            parent_task.add_trail(result)
+        return result
+
+    def apply(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """Run the members here, one after the other, and give their results as a group."""
+        if not self.tasks:
+            return self.freeze()
+        group_id, options = self._sending_options(options)
+        args = (*(args or ()), *self.args)
+        return self.app.GroupResult(
+            group_id,
+            [
+                member.clone().apply(args=args, kwargs=kwargs, **options)
+                for member in members_of(self.tasks, self._app)
+            ],
+        )
+
+    # -- ids
+
+    def freeze(
+        self,
+        _id: str | None = None,
+        group_id: str | None = None,
+        chord: Any = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+    ) -> Any:
+        """Fix the ids of the group and of its members, and give their results as a group.
+
+        *group_id*, *chord* and *group_index* tell of a group or chord that this one is a part of.
+        """
+        return self.app.GroupResult(
+            *self._freeze_group_tasks(
+                _id=_id,
+                group_id=group_id,
+                chord=chord,
+                root_id=root_id,
+                parent_id=parent_id,
+                group_index=group_index,
+            )
+        )
+
+    def _freeze_group_tasks(
+        self,
+        _id: str | None = None,
+        group_id: str | None = None,
+        chord: Any = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+    ) -> tuple[str, Any]:
+        """Freeze in place; give the group's id and the members' results, lazily if the members are lazy."""
+        options = self["options"]
+        own_id = options.get("task_id")
+        if own_id is None:
+            own_id = options["task_id"] = _id or uuid()
+        for key, value in (("group_id", group_id), ("chord", chord)):
+            if value:
+                options[key] = value
+        if group_index is not None:
+            options["group_index"] = group_index
+        root_id = options["root_id"] = options.get("root_id") or root_id
+        parent_id = options["parent_id"] = options.get("parent_id") or parent_id
+        frozen = self._frozen_members(
+            self.tasks,
+            group_id=group_id,
+            chord=chord,
+            root_id=root_id,
+            parent_id=parent_id,
+            # Members of a group that counts towards a chord further out are numbered among that chord's.
+            first_index=(group_index or 0) if chord is not None else 0,
+        )
+        if is_lazy(self.tasks):
+            pairs = regen(frozen)
+            self.tasks = regen(member for member, _ in pairs)
+            return own_id, regen(result for _, result in pairs)
+        pairs = list(frozen)
+        self.tasks = [member for member, _ in pairs]
+        return own_id, [result for _, result in pairs]
+
+    def _frozen_members(
+        self,
+        tasks: Iterable[Any],
+        *,
+        group_id: str | None,
+        chord: Any,
+        root_id: str | None,
+        parent_id: str | None,
+        first_index: int,
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield ``(member, result)``: copies of the members with ids, numbered by what they complete."""
+        index = first_index
+        for member in members_of(tasks, self._app):
+            member = member.clone()
+            result = member.freeze(
+                group_id=group_id, chord=chord, root_id=root_id, parent_id=parent_id, group_index=index
+            )
+            yield member, result
+            index += max(completions(member), 1)
+
+    # -- callbacks
+
+    def link(self, sig: Any) -> Any:
+        """Have *sig* called when the *first* member has ended, without its value.
+
+        A group has no end of its own; for something to be called when all have ended make a chord:
+        ``group | sig``.
+        """
+        if not self.tasks:
+            raise IndexError(f"A group without members never ends, so {sig!r} would never be called.")
+        return self.tasks[0].link(maybe_signature(sig, clone=True).set(immutable=True))
+
+    def link_error(self, sig: Any) -> Any:
+        """Have a copy of *sig* called for each member that fails.  Give these copies."""
+        sig = maybe_signature(sig)
+        return tuple(task.link_error(sig.clone()) for task in self.tasks)
+
+    def set_immutable(self, immutable: bool) -> None:
+        """Make all members immutable, or none."""
+        for task in self.tasks:
+            task.set_immutable(immutable)
+
+    # -- as a value
+
+    def _own_app(self) -> Any:
+        app = super()._own_app()
+        if app is None and self.tasks:
+            app = maybe_signature(self.tasks[0])._own_app()
+        return app
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __bool__(self) -> bool:
+        return bool(self.tasks)
+
+    def __repr__(self) -> str:
+        if not self.tasks:
+            return "group(<empty>)"
+        return shortened(self.tasks[0]["task"], f"group({self.tasks!r})")
+
+
+def _send_members(
+    app: Celery,
+    members: Iterable[tuple[Any, Any]],
+    options: dict[str, Any],
+    args: Iterable[Any],
+    kwargs: Mapping[str, Any] | None,
+    producer: Any,
+    group_id: str,
+    chord: Any,
+) -> list[Any]:
+    """Send members as one batch and give their results, in order.
+
+    *chord* is the body that waits for the members, if they are a header; the store is told their
+    number before the last of them leaves, since only then is a generator's length known.
+    """
+    callbacks = {key: maybe_list(options.pop(key, None)) or () for key in ("link", "link_error")}
+    options.pop("chord", None)
+    results: list[Any] = []
+    size = 0
+    with _together(app, producer) as common_producer:
+        for (member, result), following in lookahead(members):
+            body = chord if chord is not None else member.options.get("chord")
+            size += completions(member)
+            if body is not None and following is None and member.options.get("group_id") == group_id:
+                app.backend.set_chord_size(group_id, size)
+            for callback in callbacks["link"]:
+                member.link(copied(callback))
+            for errback in callbacks["link_error"]:
+                member.link_error(copied(errback))
+            member.apply_async(
+                args=args,
+                kwargs=kwargs,
+                producer=common_producer,
+                add_to_parent=False,
+                chord=body,
+                **options,
+            )
+            results.append(result)
+    return results
+
+
+def _together(app: Celery, producer: Any) -> AbstractContextManager[Any]:
+    """Give the context in which calls leave as one batch, or at least by one producer."""
+    if producer is not None:
+        return nullcontext(producer)
+    together = getattr(app, "publishing_together", None)
+    return together() if together is not None else app.producer_or_acquire(None)
