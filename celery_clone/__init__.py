@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from celery_clone.app import shared_task as shared_task
     from celery_clone.app.base import Celery as Celery
     from celery_clone.app.task import Task as Task
-    from celery_clone.canvas import Signature as Signature
-    from celery_clone.canvas import chain as chain
-    from celery_clone.canvas import chord as chord
-    from celery_clone.canvas import chunks as chunks
-    from celery_clone.canvas import group as group
-    from celery_clone.canvas import maybe_signature as maybe_signature
-    from celery_clone.canvas import signature as signature
-    from celery_clone.canvas import subtask as subtask
-    from celery_clone.canvas import xmap as xmap
-    from celery_clone.canvas import xstarmap as xstarmap
+    from celery_clone.canvas.chain import chain as chain
+    from celery_clone.canvas.chord import chord as chord
+    from celery_clone.canvas.group import group as group
+    from celery_clone.canvas.maps import chunks as chunks
+    from celery_clone.canvas.maps import xmap as xmap
+    from celery_clone.canvas.maps import xstarmap as xstarmap
+    from celery_clone.canvas.signature import Signature as Signature
+    from celery_clone.canvas.signature import maybe_signature as maybe_signature
+    from celery_clone.canvas.signature import signature as signature
+    from celery_clone.canvas.signature import subtask as subtask
     from celery_clone.utils.ids import uuid as uuid
 
 __all__ = (
