@@ -107,9 +107,10 @@ def _plain_text(value: Any, room: int, levels: int, above: tuple[int, ...]) -> s
     """Return the text of a value of built-in types, or ``None`` if it needs care."""
     kind = type(value)
     if kind is str:
-        if len(value) + 2 >= room or "'" in value:
+        if len(value) + 2 >= room:
             return None
-        return f"'{value}'"
+        text = _quoted(value)
+        return text if len(text) < room else None
     leaf = _LEAF_TEXT.get(kind)
     if leaf is not None:
         try:
@@ -122,6 +123,12 @@ def _plain_text(value: Any, room: int, levels: int, above: tuple[int, ...]) -> s
     if kind is tuple or kind is list:
         return _plain_sequence(value, room, levels, above)
     return None
+
+
+def _quoted(text: str) -> str:
+    if "'" in text:
+        text = text.replace("'", "\\'")
+    return f"'{text}'"
 
 
 def _plain_sequence(value: Any, room: int, levels: int, above: tuple[int, ...]) -> str | None:
@@ -160,12 +167,12 @@ def _plain_mapping(value: dict[Any, Any], room: int, levels: int, above: tuple[i
     room -= 2
     texts = []
     for key, item in value.items():
-        if type(key) is not str or "'" in key:
+        if type(key) is not str or len(key) >= room:
             return None
         text = _plain_text(item, room, levels, above)
         if text is None:
             return None
-        text = f"'{key}': {text}"
+        text = f"{_quoted(key)}: {text}"
         room -= len(text) + 2
         if room <= 0:
             return None
@@ -205,7 +212,7 @@ def _shown(token: Token, maxlen: int | None, maxlevels: int) -> str:
         if isinstance(token.value, bytes):
             return _binary_text(token.value, maxlen)
         cut = token.value if maxlen is None else truncate(token.value, maxlen)
-        return "'" + cut.replace("'", "\\'") + "'"
+        return _quoted(cut)
     return token if maxlen is None else truncate(token, maxlen)
 
 

@@ -160,7 +160,7 @@ class Timer(threading.Thread):
 
     def exit_after(self, secs: float, priority: int = 10) -> None:
         """End the timer's thread in that many seconds."""
-        self.call_after(secs, sys.exit, priority)
+        self.call_after(secs, sys.exit, priority=priority)
 
     def cancel(self, tref: Any) -> None:
         """Take an entry back."""
