@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kombu import Queue
 
     from celery_clone.message.outgoing import TaskMessage
-    from celery_clone.transport.protocols import Destination, Publisher, SendOptions
+    from celery_clone.transport.protocols import Destination, SendOptions
 
 __all__ = ("SqlitePublisher", "SqliteSource")
 
@@ -351,8 +351,10 @@ class SqlitePublisher:
     def _opened(self) -> Any:
         with self._lock:
             if self._connection is None or self._process != os.getpid():
-                self._connection = self.pool.connections.connection.clone()
-                self._process = os.getpid()
+                connection = self.pool.connections.connection.clone()
+                # A file that cannot be used says so now, without the retries of kombu's connecting.
+                connection.transport.broker.find_queue("")
+                self._connection, self._process = connection, os.getpid()
             return self._connection
 
     def _declare(
@@ -382,7 +384,9 @@ NOT_PROPERTIES = frozenset(
 )
 
 
-def encode(message: TaskMessage, to: Destination, how: SendOptions, body_encoding: str = "base64") -> Outgoing:
+def encode(
+    message: TaskMessage, to: Destination, how: SendOptions, body_encoding: str = "base64"
+) -> Outgoing:
     """The text of a message, as kombu's virtual transports write it.
 
     Raises:
