@@ -83,6 +83,8 @@ class Timer(threading.Thread):
                     if self.on_tick:
                         self.on_tick(delay)
                     self._sleep(delay)
+        except SystemExit:
+            return  # an entry asked for it, see exit_after()
         except Exception as error:
             # A worker whose timer is dead would wait for its tasks for ever
             # and look well; ended, it is started again and loses nothing.
