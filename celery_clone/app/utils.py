@@ -8,6 +8,7 @@ descriptions.  Also the public address of :class:`Settings`, which lives in
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from types import ModuleType
@@ -76,7 +77,8 @@ def bugreport(app: Any) -> str:
         billiard=import_module("billiard").__version__,
         driver=driver,
         system=platform.system(),
-        architecture=", ".join(filter(None, platform.architecture())),
+        # Not platform.architecture(), which runs a program to find out.
+        architecture=f"{sys.maxsize.bit_length() + 1}bit, {platform.machine()}",
         kernel=platform.release(),
         implementation=pyimplementation(),
         loader=qualname(type(app.loader)),
@@ -124,8 +126,8 @@ def _named(name: str) -> Any:
     package_name, _, last = name.rpartition(".")
     if package_name:
         package = import_from_cwd(package_name)
-        if last in vars(package):
-            return vars(package)[last]
+        if hasattr(package, last):
+            return getattr(package, last)
         if not hasattr(package, "__path__"):
             return _attribute(package, [last])
     return import_from_cwd(name)
