@@ -62,7 +62,9 @@ class Pool(Protocol):
     def room(self) -> int:
         """How many jobs may be handed over now."""
 
-    def submit(self, jobs: Sequence[Job], limits: Sequence[tuple[float | None, float | None]] | None = None) -> None:
+    def submit(
+        self, jobs: Sequence[Job], limits: Sequence[tuple[float | None, float | None]] | None = None
+    ) -> None:
         """Hand jobs over.  *limits* gives (soft, hard) seconds for each job, counted from its begin."""
 
     def recall(self) -> Sequence[int]:
