@@ -1154,11 +1154,12 @@ class Conf(SettingsTable):
         doc="Take the time of `worker_soft_shutdown_timeout` even when nothing runs, so that tasks "
         "waiting for their time are given back to the broker in an orderly way.",
     )
-    worker_concurrency: int | None = setting(
+    worker_concurrency: int | str | None = setting(
         None,
         type="any",
         old="CELERYD_CONCURRENCY",
-        doc="Number of processes, threads or greenlets that run tasks. Unset: the number of processors.",
+        doc="Number of processes, threads or greenlets that run tasks. Unset: the number of "
+        "processors; `auto`: as many of them as the container or the affinity of the process allows.",
     )
     worker_consumer: str = setting(
         "celery_clone.worker.consumer:Consumer",
@@ -1190,8 +1191,8 @@ class Conf(SettingsTable):
     worker_hijack_root_logger: bool = setting(
         True,
         old="CELERYD_HIJACK_ROOT_LOGGER",
-        doc="Replace the handlers of the root logger when logging is set up. Off: leave those of the "
-        "application.",
+        doc="Replace the handlers of the root logger when logging is set up. Off: if it has handlers, "
+        "they and its level stay as the application made them.",
     )
     worker_log_color: bool | None = setting(
         None,

@@ -113,21 +113,26 @@ def nearest_setting(key: str, prefix: str = "") -> str | None:
     known: Collection[str] = _KNOWN_NAMES if key.islower() else OLD_SETTING_KEYS
     if key in known or key.startswith("_"):
         return None
-    near = closest(key, known)
+    # Comparing is slow, and names of very different lengths cannot be alike enough.
+    possible = [name for name in known if _alike_at_best(key, name) >= _MISSPELLING_RATIO]
+    near = closest(key, possible)
     if near is None or SequenceMatcher(None, key, near).ratio() < _MISSPELLING_RATIO:
         return None
     return near
 
 
-def _warn_of_misspellings(names: Iterable[tuple[Any, Any]], prefix: str) -> None:
-    for key, value in names:
+def _alike_at_best(one: str, other: str) -> float:
+    return 2 * min(len(one), len(other)) / (len(one) + len(other))
+
+
+def _warn_of_misspellings(source: Mapping[str, Any], prefix: str) -> None:
+    for key in source:
         if not isinstance(key, str) or key in SETTING_KEYS or (prefix, key) in _judged:
             continue
-        if isinstance(value, (ModuleType, FunctionType, type)):
-            continue  # what a configuration module imports and defines for its own use
         _judged.add((prefix, key))
         near = nearest_setting(key, prefix)
-        if near is not None:
+        # What a configuration module imports and defines for its own use is none of our business.
+        if near is not None and not isinstance(source.get(key), (ModuleType, FunctionType, type)):
             warnings.warn(
                 f"There is no setting {key!r}. Did you mean {near!r}? "
                 "The value is kept under the name given, but nothing reads it.",
@@ -257,7 +262,7 @@ class Settings(ConfigurationView, Conf):
         return self._spellings[key][1]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        _warn_of_misspellings([(key, value)], "")
+        _warn_of_misspellings({key: value}, "")
         name = self._key(key)
         self.changes[name] = value
         for tell in self._observers:
@@ -266,7 +271,7 @@ class Settings(ConfigurationView, Conf):
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Set several settings at once."""
         changes = {self._key(key): value for key, value in dict(*args, **kwargs).items()}
-        _warn_of_misspellings(changes.items(), "")
+        _warn_of_misspellings(changes, "")
         super().update(changes)
 
     def setdefault(self, key: str, default: Any = None) -> Any:
@@ -290,6 +295,8 @@ class Settings(ConfigurationView, Conf):
         """A configuration whose changes are its own and whose lower layers are shared."""
         self.finalize()
         return self._with_layers(dict(self.changes), self.maps[1:])
+
+    __copy__ = copy
 
     def _with_layers(self, changes: dict[str, Any], layers: list[Any]) -> Settings:
         return Settings(
@@ -400,8 +407,8 @@ def detect_settings(
     old = {key for key in used & OLD_SETTING_KEYS if not _is_prefixed(key, prefix)}
     if not prefix:
         _refuse_mixed_names(used & SETTING_KEYS, old)
-    _warn_of_misspellings(((key, conf.get(key)) for key in conf), prefix)
-    _warn_of_misspellings(changes.items(), "")
+    _warn_of_misspellings(conf, prefix)
+    _warn_of_misspellings(changes, "")
     defaults = DEFAULTS | {name: DEFAULTS[name].copy() for name in _MUTABLE_DEFAULTS}
     return Settings(changes, [conf, defaults], deprecated_settings=old, prefix=prefix or None)
 
