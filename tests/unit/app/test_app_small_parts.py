@@ -10,6 +10,7 @@ from celery_clone import Celery
 from celery_clone.app.annotations import MapAnnotation, prepare, resolve_all
 from celery_clone.app.backends import BACKEND_ALIASES, by_name, by_url
 from celery_clone.app.components import COMPONENTS
+from celery_clone.app.events import Events
 from celery_clone.app.registry import TaskRegistry, _unpickle_task, _unpickle_task_v2
 from celery_clone.exceptions import ImproperlyConfigured, InvalidTaskError, NotRegistered
 
@@ -158,3 +159,43 @@ def test_parts_are_named_by_module_and_class():
     assert all(path.startswith("celery_clone.") and path.count(":") == 1 for path in COMPONENTS.values())
     with pytest.raises(TypeError):
         COMPONENTS["amqp"] = "other"  # type: ignore[index]
+
+
+# -- events
+
+
+class RecordingDispatcher:
+    """Keeps what it was made with, and whether it was closed."""
+
+    def __init__(self, *args):
+        self.args, self.closed = args, False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.closed = True
+
+
+class RecordingEvents(Events):
+    dispatcher_cls = RecordingDispatcher
+
+
+def test_event_classes_know_the_app_and_are_made_once():
+    app = Celery("small parts", broker="memory://", set_as_current=False)
+    events = RecordingEvents(app)
+
+    assert events.Dispatcher is events.Dispatcher
+    assert events.Dispatcher.app is app
+    assert issubclass(events.Dispatcher, RecordingDispatcher)
+
+
+def test_the_default_dispatcher_borrows_a_connection_and_is_closed():
+    app = Celery("small parts", broker="memory://", set_as_current=False)
+
+    with RecordingEvents(app).default_dispatcher("node@host", buffer_while_offline=True) as dispatcher:
+        connection, hostname, enabled, channel, buffer_while_offline = dispatcher.args
+        assert connection.as_uri().startswith("memory://")
+        assert channel.connection is not None
+        assert (hostname, enabled, buffer_while_offline) == ("node@host", True, True)
+    assert dispatcher.closed
