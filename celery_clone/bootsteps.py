@@ -410,10 +410,14 @@ class Blueprint:
             logger.debug("^-- substep ok")
 
     def close(self, parent: Any) -> None:
-        """Tell the steps to take no new work."""
+        """Tell the steps that were started to take no new work."""
         if self.on_close:
             self.on_close()
-        self.send_all(parent, "close", "closing", reverse=False)
+        self._tell(self._begun(parent), parent, "close", "closing", propagate=False)
+
+    def _begun(self, parent: Any) -> list[Any]:
+        """Return the steps that were started, the one that is starting included."""
+        return [step for step in parent.steps if step is not None][: self.started]
 
     def restart(
         self, parent: Any, method: str = "stop", description: str = "restarting", propagate: bool = False
@@ -471,14 +475,14 @@ class Blueprint:
         if self.state in (CLOSE, TERMINATE):
             return
         if self.state == RUN and self.started:
-            begun = [step for step in parent.steps if step is not None][: self.started]
             if close:
-                if self.on_close:
-                    self.on_close()
-                self._tell(begun, parent, "close", "closing", propagate=len(begun) == len(parent.steps))
+                try:
+                    self.close(parent)
+                except Exception:
+                    logger.exception("Error on closing %s; its steps are stopped all the same", self.alias)
             self.state = CLOSE
             method, description = ("terminate", "terminating") if terminate else ("stop", "stopping")
-            self._tell(reversed(begun), parent, method, description, propagate=False)
+            self._tell(reversed(self._begun(parent)), parent, method, description, propagate=False)
             if self.on_stopped:
                 self.on_stopped()
         self.state = TERMINATE
