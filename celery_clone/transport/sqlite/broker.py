@@ -187,10 +187,9 @@ class Broker:
 
         def purge(db: sqlite3.Connection) -> int:
             found = tables.queue_id(db, name)
-            query = "SELECT id FROM celery_messages WHERE queue = ? AND holder IS NULL"
-            rows = db.execute(query, (found,)).fetchall()
-            tables.delete_messages(db, [row[0] for row in rows])
-            return len(rows)
+            ids = [] if found is None else tables.messages_of(db, found, held=False)
+            tables.delete_messages(db, ids)
+            return len(ids)
 
         return self.database.write(purge)
 

@@ -319,6 +319,16 @@ def delete_messages(db: sqlite3.Connection, ids: Iterable[int]) -> None:
         db.executemany("DELETE FROM celery_bodies WHERE id = ?", rows)
 
 
+def messages_of(db: sqlite3.Connection, queue: int, *, held: bool) -> list[int]:
+    """The messages of a queue, with or without those held; by index, however many other queues hold."""
+    states = [READY, "due_at IS NOT NULL", *(["holder IS NOT NULL"] if held else [])]
+    ids: list[int] = []
+    for state in states:
+        query = f"SELECT id FROM celery_messages WHERE queue = ? AND {state}"
+        ids.extend(row[0] for row in db.execute(query, (queue,)))
+    return ids
+
+
 def drop_overflow(db: sqlite3.Connection, queue: int, most: int) -> None:
     """Delete from the head of a queue that holds more than *most* ready messages."""
     over = standing(db, queue).ready - most
@@ -362,8 +372,7 @@ def leave_queues(db: sqlite3.Connection, session: int, queues: Iterable[int], no
 def drop_queue(db: sqlite3.Connection, queue: int) -> None:
     """Delete a queue with its messages, bindings and consumers."""
     rows = db.execute("SELECT exchange FROM celery_bindings WHERE queue = ?", (queue,)).fetchall()
-    ids = db.execute("SELECT id FROM celery_messages WHERE queue = ?", (queue,)).fetchall()
-    delete_messages(db, [row[0] for row in ids])
+    delete_messages(db, messages_of(db, queue, held=True))
     db.execute("DELETE FROM celery_bindings WHERE queue = ?", (queue,))
     db.execute("DELETE FROM celery_consumers WHERE queue = ?", (queue,))
     db.execute("DELETE FROM celery_queues WHERE id = ?", (queue,))
