@@ -13,6 +13,8 @@ from datetime import datetime
 from typing import Any
 
 from kombu import Connection, Consumer, Exchange, Producer, Queue, pools, serialization
+from kombu.common import oid_from
+from kombu.exceptions import LimitExceeded, OperationalError
 
 from celery_clone import signals
 from celery_clone.message import protocol
@@ -21,9 +23,10 @@ from celery_clone.transport import open_publisher
 from celery_clone.transport.protocols import Destination, Publisher, SendOptions
 from celery_clone.utils.nodenames import anon_nodename
 from celery_clone.utils.objects import FallbackContext
+from celery_clone.utils.quorum_queues import detect_quorum_queues
 
 from . import routes as _routes
-from .calls import SendDefaults, destination
+from .calls import SendDefaults, delayed_route, destination, expiration_seconds
 from .queues import Queues
 
 __all__ = ("AMQP", "Queues", "task_message")
@@ -220,6 +223,15 @@ class AMQP:
         content_type, encoding, data = serialization.dumps((args, kwargs), chosen)
         args, kwargs = serialization.loads(data, content_type, encoding, accept=[content_type])
         return args, kwargs
+
+    def route_delayed(self, options: dict[str, Any], eta: Any, countdown: float | None) -> None:
+        """Send a delayed call through RabbitMQ's delay exchanges, where quorum queues need that."""
+        if detect_quorum_queues(self.app, self.publisher_driver_type())[0]:
+            delayed_route(options, eta, countdown, now=self.app.now)
+
+    def expiration(self, expires: Any, task_id: str) -> float:
+        """Seconds until a message that expires then is dropped by the broker."""
+        return expiration_seconds(expires, task_id, now=self.app.now)
 
     # --- sending -----------------------------------------------------------
 
@@ -506,6 +518,32 @@ class AMQP:
             conf = self.app.conf
             self._default_exchange = Exchange(conf.task_default_exchange, conf.task_default_exchange_type)
         return self._default_exchange
+
+    def identity(self, *, threads: bool) -> str:
+        """Where replies to this app in this process (or thread) go."""
+        return str(oid_from(self.app, threads=threads))
+
+    def connection_pool(self) -> Any:
+        """The pool of broker connections, within ``broker_pool_limit``."""
+        pools.set_limit(self.app.conf.broker_pool_limit)
+        return pools.connections[self.app.connection_for_write()]
+
+    def acquire(self, pool: Any, what: str, timeout: float | None = None) -> Any:
+        """Take one of *pool*, waiting ``broker_pool_acquire_timeout`` seconds unless told otherwise.
+
+        Raises:
+            OperationalError: all were in use all the time.
+        """
+        conf = self.app.conf
+        timeout = conf.broker_pool_acquire_timeout if timeout is None else timeout
+        try:
+            return pool.acquire(block=True, timeout=timeout)
+        except LimitExceeded as exc:
+            limit = conf.broker_pool_limit
+            raise OperationalError(
+                f"Timed out waiting for a broker {what} after {timeout}s: all {limit} are in use. "
+                f"Raise broker_pool_limit (now {limit}) or broker_pool_acquire_timeout (now {timeout}s)."
+            ) from exc
 
     @property
     def producer_pool(self) -> Any:

@@ -17,14 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from datetime import timezone as datetime_timezone
+from importlib import import_module
 from operator import attrgetter
 from types import GenericAlias
 from typing import Any
 
-from kombu import pools
 from kombu.clocks import LamportClock
-from kombu.common import oid_from
-from kombu.exceptions import LimitExceeded
 
 from celery_clone import canvas, platforms, signals
 from celery_clone._state import (
@@ -42,7 +40,6 @@ from celery_clone.exceptions import (
     AlwaysEagerIgnored,
     DuplicateTaskNameWarning,
     ImproperlyConfigured,
-    OperationalError,
 )
 from celery_clone.loaders import get_loader_cls
 from celery_clone.local import PromiseProxy, maybe_evaluate
@@ -54,14 +51,12 @@ from celery_clone.utils.ids import uuid
 from celery_clone.utils.imports import gen_task_name, instantiate, qualname, symbol_by_name
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.objects import FallbackContext, mro_lookup
-from celery_clone.utils.quorum_queues import detect_quorum_queues
 from celery_clone.utils.time import timezone, to_utc
 
-from . import backends, builtins, trace
+from . import backends
 from .annotations import prepare as prepare_annotations
 from .arguments import checker
 from .autoretry import add_autoretry_behaviour
-from .calls import delayed_route, expiration_seconds
 from .components import COMPONENTS
 from .models import pydantic_wrapper
 from .registry import TaskRegistry
@@ -73,9 +68,6 @@ __all__ = ("App", "Celery")
 logger = get_logger(__name__)
 
 BUILTIN_FIXUPS = frozenset({"celery_clone.fixups.django:fixup"})
-BUILTIN_TASKS = builtins.__name__
-"""Importing the module is what registers the tasks; naming it keeps the import."""
-
 OMITTED: Any = object()
 """Tells "not given" from ``None``, which clears a task's own option."""
 
@@ -512,6 +504,8 @@ class Celery:
             if auto and not self.autofinalize:
                 raise RuntimeError("Contract breach: app not finalized. Call app.finalize() first.")
             self.finalized = True
+            # Importing the module is what declares the built-in tasks.
+            import_module(COMPONENTS["builtins"])
             _announce_app_finalized(self)
             while self._pending:
                 maybe_evaluate(self._pending.popleft())
@@ -529,7 +523,8 @@ class Celery:
         self, task: Any, uuid: str, args: Any, kwargs: Any, request: Mapping[str, Any], *, propagate: bool
     ) -> tuple[Any, str, str | None]:
         """Run *task* here, as a worker would: (value or error, state, traceback text)."""
-        return trace.run_eagerly(self, task, uuid, args, kwargs, request, propagate=propagate)
+        run = symbol_by_name(COMPONENTS["run_eagerly"])
+        return run(self, task, uuid, args, kwargs, request, propagate=propagate)
 
     # --- configuration -------------------------------------------------------
 
@@ -735,10 +730,10 @@ class Celery:
             expires = task_expires
         ignore_result = options.pop("ignore_result", None)
         options = (router or amqp.router).route(options, route_name or name, args, kwargs, task_type)
-        if (eta or countdown) and self._delays_natively():
-            delayed_route(options, eta, countdown, now=self.now)
+        if eta or countdown:
+            amqp.route_delayed(options, eta, countdown)
         if expires is not None:
-            options["expiration"] = expiration_seconds(expires, task_id, now=self.now)
+            options["expiration"] = amqp.expiration(expires, task_id)
         parent = None
         if add_to_parent or not root_id or not parent_id:
             parent = get_current_worker_task()
@@ -786,11 +781,6 @@ class Celery:
         if add_to_parent and parent is not None:
             parent.add_trail(result)
         return result
-
-    def _delays_natively(self) -> bool:
-        """Does the broker hold delayed calls itself, by RabbitMQ's delay exchanges?"""
-        driver_type = self.amqp.publisher_driver_type()
-        return bool(detect_quorum_queues(self, driver_type)[0])
 
     @contextmanager
     def publishing_together(self) -> Iterator[None]:
@@ -883,21 +873,10 @@ class Celery:
     def _acquire_connection(self, pool: bool = True) -> Any:
         if not pool:
             return self.connection_for_write()
-        return self._from_pool(self.pool, "connection")
+        return self.amqp.acquire(self.pool, "connection")
 
     def _acquire_producer(self, timeout: float | None = None) -> Any:
-        return self._from_pool(self.producer_pool, "producer", timeout)
-
-    def _from_pool(self, pool: Any, what: str, timeout: float | None = None) -> Any:
-        timeout = self.conf.broker_pool_acquire_timeout if timeout is None else timeout
-        try:
-            return pool.acquire(block=True, timeout=timeout)
-        except LimitExceeded as exc:
-            limit = self.conf.broker_pool_limit
-            raise OperationalError(
-                f"Timed out waiting for a broker {what} after {timeout}s: all {limit} are in use. "
-                f"Raise broker_pool_limit (now {limit}) or broker_pool_acquire_timeout (now {timeout}s)."
-            ) from exc
+        return self.amqp.acquire(self.producer_pool, "producer", timeout)
 
     def connection_or_acquire(self, connection: Any = None, pool: bool = True, *_: Any, **__: Any) -> FallbackContext:
         """Context manager: *connection*, or one of the pool."""
@@ -916,8 +895,7 @@ class Celery:
         """Pool of broker connections."""
         if self._pool is None:
             self._ensure_after_fork()
-            pools.set_limit(self.conf.broker_pool_limit)
-            self._pool = pools.connections[self.connection_for_write()]
+            self._pool = self.amqp.connection_pool()
         return self._pool
 
     @property
@@ -1107,7 +1085,7 @@ class Celery:
     @Once
     def oid(self) -> str:
         """Identity of this app in this process, where replies go."""
-        return str(oid_from(self, threads=False))
+        return str(self.amqp.identity(threads=False))
 
     @property
     def thread_oid(self) -> str:
@@ -1115,7 +1093,7 @@ class Celery:
         try:
             return typing.cast(str, self._local.oid)
         except AttributeError:
-            self._local.oid = identity = str(oid_from(self, threads=True))
+            self._local.oid = identity = str(self.amqp.identity(threads=True))
             return identity
 
     # --- as a value ------------------------------------------------------------

@@ -28,6 +28,9 @@ COMPONENTS: Mapping[str, str] = MappingProxyType(
         "Beat": "celery_clone.apps.beat:Beat",
         "Worker": "celery_clone.apps.worker:Worker",
         "WorkController": "celery_clone.worker:WorkController",
+        # Loaded when they are needed, since they bring kombu's serializers along.
+        "builtins": "celery_clone.app.builtins",
+        "run_eagerly": "celery_clone.app.trace:run_eagerly",
         # Functions of floors above.
         "command": "celery_clone.bin.celery:main",
         "security": "celery_clone.security:setup_security",
