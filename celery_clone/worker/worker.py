@@ -78,7 +78,6 @@ class WorkController:
             "celery_clone.worker.components:Timer",
             "celery_clone.worker.components:Hub",
             "celery_clone.worker.components:Pool",
-            "celery_clone.worker.autoscale:WorkerComponent",
             "celery_clone.worker.components:StateDB",
             "celery_clone.worker.components:Beat",
             "celery_clone.worker.components:Consumer",

@@ -9,28 +9,18 @@ from importlib import import_module
 from typing import Any
 
 __all__ = (
-    "Agent",
     "Connection",
     "Consumer",
-    "Control",
-    "DelayedDelivery",
     "Events",
-    "Gossip",
     "Heart",
-    "Mingle",
     "Tasks",
 )
 
 _HOME = {
-    "Agent": "agent",
     "Connection": "connection",
     "Consumer": "consumer",
-    "Control": "control",
-    "DelayedDelivery": "delayed_delivery",
     "Events": "events",
-    "Gossip": "gossip",
     "Heart": "heart",
-    "Mingle": "mingle",
     "Tasks": "tasks",
 }
 

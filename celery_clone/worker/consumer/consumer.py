@@ -95,15 +95,10 @@ class Consumer:
         name = "Consumer"
         default_steps = (
             "celery_clone.worker.consumer.connection:Connection",
-            "celery_clone.worker.consumer.mingle:Mingle",
             "celery_clone.worker.consumer.events:Events",
-            "celery_clone.worker.consumer.gossip:Gossip",
             "celery_clone.worker.consumer.heart:Heart",
-            "celery_clone.worker.consumer.control:Control",
             "celery_clone.worker.consumer.tasks:Tasks",
-            "celery_clone.worker.consumer.delayed_delivery:DelayedDelivery",
             "celery_clone.worker.consumer.consumer:Evloop",
-            "celery_clone.worker.consumer.agent:Agent",
         )
 
         def shutdown(self, parent: Any) -> None:
