@@ -42,7 +42,7 @@ types: $(STAMPS)/dev
 	$(BIN)/mypy
 
 layers: $(STAMPS)/dev
-	$(BIN)/lint-imports --cache-dir .cache/import-linter
+	$(BIN)/python scripts/check_layers.py
 
 bench: $(STAMPS)/dev servers ## Compare with real Celery 5.7.0: BENCH_ROUNDS=3 BENCH_TASKS=4000 BENCH_ONLY=drain
 	$(BIN)/python -m benchmarks
