@@ -51,6 +51,8 @@ SOURCES: dict[str, SourceRow] = {
 PUBLISHERS: dict[str, str] = {
     "kombu.transport.redis:Transport": "celery_clone.transport.redis_publisher:RedisPublisher",
     "kombu.transport.redis:SentinelTransport": "celery_clone.transport.redis_publisher:RedisPublisher",
+    "kombu.transport.pyamqp:Transport": "celery_clone.transport.amqp_publisher:AmqpPublisher",
+    "kombu.transport.pyamqp:SSLTransport": "celery_clone.transport.amqp_publisher:AmqpPublisher",
     "celery_clone.transport.sqlite:Transport": "celery_clone.transport.sqlite_source:SqlitePublisher",
 }
 """Class of a kombu transport to the publisher that is faster than kombu's producer."""

@@ -1,0 +1,333 @@
+"""Deliveries from an AMQP broker: pushed by it within a window, acknowledged in runs.
+
+Opened by ``transport.open_source``, used by the worker's loop.  Owns one channel and its consumers.
+Tags are good for one connection only: each carries the number of its connection (the epoch), and a
+tag of another epoch is dropped.  It may not look into bodies.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+from kombu.utils.uuid import uuid
+
+from celery_clone.message.delivery import Delivery
+from celery_clone.transport.amqp_frames import FrameTap, RawDelivery, can_pump, decode_properties, pump
+from celery_clone.utils.log import get_logger
+
+if TYPE_CHECKING:
+    from kombu import Queue
+
+__all__ = ("AmqpSource",)
+
+logger = get_logger(__name__)
+
+LARGEST_WINDOW = 0xFFFF
+"""AMQP counts prefetched deliveries with 16 bits."""
+
+WINDOW_EVERY_S = 10.0
+"""How often the window may shrink to what was needed meanwhile."""
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long the broker may take to answer that the channel is closed."""
+
+ACK_FRAME = Struct(">BHIHHQBB")
+ACK_SIZE = 13
+BASIC, ACK = 60, 80
+FRAME_END = 0xCE
+
+
+class AmqpSource:
+    """A :class:`~celery_clone.transport.protocols.MessageSource` over py-amqp."""
+
+    survives_reconnect = False
+    keeps_dead = False
+
+    def __init__(
+        self,
+        connection: Any,
+        *,
+        accept: Collection[str] | None = None,
+        epoch: int = 0,
+        prefetch: int = 0,
+        global_qos: bool | None = None,
+    ) -> None:
+        """*connection* is a connected :class:`kombu.Connection`; see :func:`transport.open_source`."""
+        self.connection = connection
+        self.accept = accept
+        self.epoch = epoch
+        self.channel = connection.channel()
+        self._amqp = self.channel.connection
+        self._tap: FrameTap | None = FrameTap(self._amqp, self.channel.channel_id, self._on_delivery)
+        self._pumps = can_pump(self._amqp)
+        self._prefix = f"{epoch}."
+        self._global_qos = bool(global_qos)
+        self._floor = prefetch
+        self._window: int | None = None
+        self._widest = 0
+        self._window_at = time.monotonic()
+        self._consumers: dict[str, str] = {}
+        self._tags: dict[str, str] = {}
+        self._arrived: deque[Delivery] = deque()
+        self._taken: dict[int, None] = {}
+        self._acks: set[int] = set()
+        self._hub: Any = None
+        self._ready: Callable[[], None] | None = None
+        self._quiet = self._closed = False
+
+    # -- consuming ------------------------------------------------------------------------------------
+
+    def watch(self, hub: Any, ready: Callable[[], None]) -> None:
+        """Read the connection when *hub* says so; *ready* is called when deliveries came."""
+        self._hub, self._ready = hub, ready
+        if self._pumps:
+            hub.add_reader(self._amqp.sock, self._on_readable)
+        elif self._amqp.sock.fileno() not in hub.readers:
+            self.connection.transport.register_with_event_loop(self._amqp, hub)
+
+    def _on_readable(self) -> None:
+        before = len(self._arrived)
+        while self._tap is not None and pump(self._amqp, self._tap):
+            pass
+        if len(self._arrived) > before and self._ready is not None:
+            self._ready()
+
+    def set_queues(self, queues: Sequence[Queue]) -> None:
+        """Consume from exactly *queues*, declaring them."""
+        wanted = {queue.name: queue for queue in queues}
+        for name in [name for name in self._consumers if name not in wanted]:
+            tag = self._consumers.pop(name)
+            self.channel.basic_cancel(tag)
+            self._give_back(name)
+        if self._window is None:
+            self._set_window(self._floor)
+        for name, queue in wanted.items():
+            bound = queue(self.channel)
+            bound.declare()
+            if name not in self._consumers:
+                tag = self._consumers[name] = uuid()
+                self._tags[tag] = name
+                bound.consume(consumer_tag=tag, callback=self._on_message, no_ack=False)
+
+    def _on_message(self, message: Any) -> None:
+        """A delivery that py-amqp assembled, because its first frames came before the tap was in place."""
+        info = message.delivery_info
+        self._append(
+            info["consumer_tag"],
+            info["delivery_tag"],
+            dict(message.properties),
+            message.body,
+            {**info, "redelivered": bool(info["redelivered"])},
+        )
+
+    def _on_delivery(self, raw: RawDelivery) -> None:
+        self._append(
+            raw.consumer_tag,
+            raw.delivery_tag,
+            decode_properties(raw.properties),
+            raw.body,
+            {
+                "consumer_tag": raw.consumer_tag,
+                "delivery_tag": raw.delivery_tag,
+                "redelivered": raw.redelivered,
+                "exchange": raw.exchange,
+                "routing_key": raw.routing_key,
+            },
+        )
+
+    def _append(
+        self, consumer_tag: str, number: int, properties: dict[str, Any], body: Any, facts: dict[str, Any]
+    ) -> None:
+        queue = self._tags.get(consumer_tag, "")
+        if self._quiet or not queue:
+            self.channel.basic_reject(number, True)
+            return
+        self._taken[number] = None
+        self._arrived.append(
+            Delivery.of_parts(
+                properties.pop("application_headers", None),
+                properties,
+                body,
+                properties.get("content_type"),
+                properties.get("content_encoding"),
+                f"{self._prefix}{number}",
+                queue,
+                self,
+                epoch=self.epoch,
+                accept=self.accept,
+                channel=self.channel,
+                delivery_tag=number,
+                facts=facts,
+            )
+        )
+
+    def take(self, credit: int, timeout: float = 0.0) -> Sequence[Delivery]:
+        """Send acknowledgements, and give what the broker has pushed, at most *credit* deliveries."""
+        if self._closed:
+            return []
+        self.flush()
+        if self._quiet or credit <= 0:
+            return []
+        self._fit_window(credit)
+        arrived = self._arrived
+        if len(arrived) < credit:
+            self._read(0.0)
+        deadline = time.monotonic() + timeout
+        while not arrived and (left := deadline - time.monotonic()) > 0:
+            self._read(left)
+        return [arrived.popleft() for _ in range(min(credit, len(arrived)))]
+
+    def _read(self, timeout: float) -> None:
+        """Read what is there, waiting at most *timeout* seconds for it."""
+        if self._pumps and self._tap is not None:
+            if timeout > 0 and not self._amqp.transport._read_buffer:
+                poller = select.poll()
+                poller.register(self._amqp.sock, select.POLLIN)
+                poller.poll(timeout * 1000)
+            while pump(self._amqp, self._tap):
+                pass
+            return
+        try:
+            while True:
+                self.connection.drain_events(timeout=timeout)
+                timeout = 0.0
+        except (TimeoutError, BlockingIOError):
+            pass  # everything was read
+
+    # -- the window -----------------------------------------------------------------------------------
+
+    def _fit_window(self, credit: int) -> None:
+        """Have the broker send as far ahead as is wanted now, and shrink to what was wanted of late.
+
+        Changing it costs a round trip, so it grows when it must and shrinks now and then.
+        """
+        if not self._floor:
+            return
+        wanted = max(self._floor, len(self._taken) - len(self._arrived) + credit)
+        self._widest = max(self._widest, wanted)
+        if self._window is not None and wanted > self._window:
+            self._set_window(wanted)
+        now = time.monotonic()
+        if now - self._window_at >= WINDOW_EVERY_S:
+            if self._window is not None and self._widest < self._window:
+                self._set_window(self._widest)
+            self._widest, self._window_at = 0, now
+
+    def _set_window(self, size: int) -> None:
+        self._window = size if size <= LARGEST_WINDOW else 0
+        self.channel.basic_qos(0, self._window, self._global_qos)
+
+    # -- settling -------------------------------------------------------------------------------------
+
+    def _number(self, tag: str) -> int | None:
+        """The broker's number of a delivery that is still open; ``None`` for one of an older connection."""
+        if not tag.startswith(self._prefix):
+            logger.debug("Dropped the answer to delivery %s: its connection is gone.", tag)
+            return None
+        number = int(tag[len(self._prefix) :])
+        return number if number in self._taken else None
+
+    def ack(self, tags: Iterable[str]) -> None:
+        """Settle as done; sent with the next :meth:`take` or :meth:`flush`."""
+        for tag in tags:
+            number = self._number(tag)
+            if number is not None:
+                self._acks.add(number)
+
+    def reject(self, tag: str, *, requeue: bool) -> None:
+        """Give up (a dead-letter exchange gets it, where there is one) or give back."""
+        number = self._number(tag)
+        if number is None or number in self._acks:
+            return
+        del self._taken[number]
+        self.channel.basic_reject(number, requeue)
+
+    def bury(self, delivery: Delivery, reason: str) -> None:
+        """Reject, so that a dead-letter exchange gets it.  AMQP has no place for the reason."""
+        self.reject(delivery.tag, requeue=False)
+
+    def park(self, delivery: Delivery, due: float) -> bool:
+        """AMQP queues keep no times: the worker must hold it."""
+        return False
+
+    def extend(self) -> None:
+        """The connection is the lease: there is nothing to renew."""
+        self.flush()
+
+    def flush(self) -> None:
+        """Send acknowledgements in one write: a frame for an unbroken run of the oldest, one for each other."""
+        acks = self._acks
+        if not acks:
+            return
+        channel_id = self.channel.channel_id
+        if channel_id is None:
+            # The broker closed the channel; py-amqp raises the right error.
+            self.channel.basic_ack(min(acks))
+        frames: list[bytes] = []
+        newest = 0
+        for number in self._taken:
+            if number not in acks:
+                break
+            newest = number
+        if newest:
+            frames.append(ack_frame(channel_id, newest, several=True))
+        frames.extend(ack_frame(channel_id, number) for number in sorted(acks) if number > newest)
+        self._amqp.transport.write(b"".join(frames))
+        self._amqp.bytes_sent += len(frames)  # heartbeats look at it
+        for number in acks:
+            del self._taken[number]
+        acks.clear()
+
+    def _give_back(self, queue: str | None = None) -> None:
+        """Requeue deliveries (of one queue) that came but were not taken yet."""
+        for delivery in [found for found in self._arrived if queue is None or found.queue == queue]:
+            self._arrived.remove(delivery)
+            self.reject(delivery.tag, requeue=True)
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    def quiet(self) -> None:
+        """Cancel the consumers and give back what was not taken yet; acknowledgements go on."""
+        if self._quiet:
+            return
+        consumers, self._consumers = self._consumers, {}
+        for tag in consumers.values():
+            self.channel.basic_cancel(tag)
+        self._quiet = True
+        self._give_back()
+
+    def close(self) -> None:
+        """Send acknowledgements and close the channel; the broker gives out again what was not settled."""
+        if self._closed:
+            return
+        self._closed = self._quiet = True
+        errors = (*self.connection.connection_errors, *self.connection.channel_errors)
+        try:
+            self.flush()
+            if self.channel.connection is not None:
+                with self._amqp.transport.having_timeout(CLOSE_TIMEOUT_S):
+                    self.channel.close()
+        except errors:
+            logger.debug("The connection broke before the channel was closed.", exc_info=True)
+        finally:
+            self._arrived.clear()
+            tap, self._tap = self._tap, None
+            if tap is not None:
+                tap.remove()
+            self._give_reading_back()
+
+    def _give_reading_back(self) -> None:
+        """Other channels of the connection go on: kombu reads it from now on."""
+        transport = self._amqp._transport
+        if self._hub is not None and transport is not None and transport.connected:
+            self.connection.transport.register_with_event_loop(self._amqp, self._hub)
+
+
+def ack_frame(channel_id: int, number: int, several: bool = False) -> bytes:
+    """The frame of ``basic.ack``; *several* acknowledges everything up to *number*."""
+    return ACK_FRAME.pack(1, channel_id, ACK_SIZE, BASIC, ACK, number, several, FRAME_END)
