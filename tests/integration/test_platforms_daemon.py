@@ -1,0 +1,67 @@
+"""A process that goes into the background, for real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.wait import wait_until
+
+PROGRAM = """
+import os, sys, time
+from celery_clone.platforms import create_pidlock, detached
+
+folder = sys.argv[1]
+with detached(pidfile=folder + "/pid", logfile=folder + "/log", workdir=folder, umask=0o027):
+    lock = create_pidlock(folder + "/pid")
+    with open("facts", "w") as facts:
+        print(os.getsid(0), os.getpgid(0), os.getcwd(), file=facts)
+    print("nobody reads this")
+    os.rename("facts", "ready")
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def daemon(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    wait_until((tmp_path / "ready").exists, 10, lambda: "the daemon to be ready")
+    pid = int((tmp_path / "pid").read_text())
+    yield pid, done, tmp_path
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_daemon_leaves_its_session_and_its_streams(daemon):
+    pid, started, folder = daemon
+    session, group, directory = (folder / "ready").read_text().split()
+    assert int(session) == int(group) != pid
+    assert directory == str(folder)
+    assert started.stdout == ""
+    assert os.readlink(f"/proc/{pid}/fd/1") == os.devnull
+    assert oct((folder / "ready").stat().st_mode & 0o777) == "0o640"
+
+
+def test_a_second_daemon_does_not_start_beside_the_first(daemon):
+    pid, _, folder = daemon
+    second = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("detached(", "detached(fake=True, "), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert second.returncode == os.EX_CANTCREAT
+    assert f"(pid: {pid})" in second.stderr
