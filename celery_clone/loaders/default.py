@@ -11,7 +11,7 @@ from typing import Any
 
 from celery_clone.exceptions import NotConfigured
 from celery_clone.loaders.base import BaseLoader
-from celery_clone.utils.collections import DictAttribute
+from celery_clone.utils.collections import force_mapping
 from celery_clone.utils.serialization import strtobool
 
 __all__ = ("DEFAULT_CONFIG_MODULE", "Loader")
@@ -27,7 +27,7 @@ class Loader(BaseLoader):
 
     def setup_settings(self, settingsdict: Any) -> Any:
         """Return a module or mapping as settings."""
-        return DictAttribute(settingsdict)
+        return force_mapping(settingsdict)
 
     def read_configuration(self, fail_silently: bool = True) -> Any:  # type: ignore[override]
         """Return the settings of the module ``CELERY_CONFIG_MODULE`` names.
