@@ -9,7 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery_clone import _state
-from celery_clone._state import app_or_default, disable_trace, enable_trace, pop_current_task, push_current_task
+from celery_clone._state import (
+    app_or_default,
+    disable_trace,
+    enable_trace,
+    pop_current_task,
+    push_current_task,
+)
 from celery_clone.local import Proxy
 
 if TYPE_CHECKING:

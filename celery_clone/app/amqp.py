@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from kombu import Connection, Consumer, Exchange, Producer, Queue, pools, serialization
 from kombu.common import oid_from
@@ -28,6 +28,7 @@ from celery_clone.utils.quorum_queues import detect_quorum_queues
 from . import routes as _routes
 from .calls import SendDefaults, delayed_route, destination, expiration_seconds
 from .queues import Queues
+from .queues import Queues as QueueTable
 
 __all__ = ("AMQP", "Queues", "task_message")
 
@@ -52,7 +53,7 @@ class AMQP:
     Producer = Producer
     BrokerConnection = Connection
 
-    queues_cls = Queues
+    queues_cls = QueueTable
 
     #: Bounds of the arguments' repr on the wire, in characters.
     argsrepr_maxsize = 1024
@@ -71,7 +72,7 @@ class AMQP:
         self._publisher_lock = threading.Lock()
         self._rtable: Any = None
         self._router: Any = None
-        self._queues: Queues | None = None
+        self._queues: QueueTable | None = None
         self._default_exchange: Exchange | None = None
         self._defaults: SendDefaults | None = None
         self._send_task_message: Callable[..., Any] | None = None
@@ -153,7 +154,7 @@ class AMQP:
             now,
             timezone or self.app.timezone,
             origin or anon_nodename(),
-            ignore_result,
+            cast(bool, ignore_result),
             argsrepr,
             kwargsrepr,
             stamped_headers,
@@ -462,9 +463,10 @@ class AMQP:
             app=self.app,
         )
 
-    def TaskConsumer(self, channel: Any, queues: Any = None, accept: Any = None, **kw: Any) -> Consumer:  # noqa: N802
+    def TaskConsumer(self, channel: Any, queues: Any = None, accept: Any = None, **kw: Any) -> Any:  # noqa: N802
         """A kombu consumer of task messages, for code that consumes by itself."""
-        return self.Consumer(
+        consumer: Any = self.Consumer
+        return consumer(
             channel,
             accept=self.app.conf.accept_content if accept is None else accept,
             queues=queues or list(self.queues.consume_from.values()),
@@ -495,7 +497,7 @@ class AMQP:
         self._router = value
 
     @property
-    def queues(self) -> Queues:
+    def queues(self) -> QueueTable:
         """The table of queues, made from ``task_queues``."""
         if self._queues is None:
             self._queues = self.Queues(self.app.conf.task_queues)
@@ -503,7 +505,7 @@ class AMQP:
 
     @queues.setter
     def queues(self, queues: Any) -> None:
-        self._queues = queues if isinstance(queues, Queues) else self.Queues(queues)
+        self._queues = queues if isinstance(queues, QueueTable) else self.Queues(queues)
         self._router = None
 
     @property
@@ -580,5 +582,3 @@ class AMQP:
         if changed & set(self.app.conf._to_keys("task_routes")):
             self._rtable = None
             self._router = None
-
-

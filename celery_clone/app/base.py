@@ -71,7 +71,9 @@ BUILTIN_FIXUPS = frozenset({"celery_clone.fixups.django:fixup"})
 OMITTED: Any = object()
 """Tells "not given" from ``None``, which clears a task's own option."""
 
-DUPLICATE_TASK_NAME = "Task name {0!r} is used by two callables: {1} and {2}. {3} Give one of them another name=."
+DUPLICATE_TASK_NAME = (
+    "Task name {0!r} is used by two callables: {1} and {2}. {3} Give one of them another name=."
+)
 
 
 def app_has_custom(app: Any, attr: str) -> Any:
@@ -118,7 +120,7 @@ class PendingConfiguration(UserDict[str, Any], AttributeDictMixin):
     def clear(self) -> None:
         self._data.clear()
 
-    def update(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]  # dict's own signature
+    def update(self, *args: Any, **kwargs: Any) -> None:
         self._data.update(*args, **kwargs)
 
     def setdefault(self, *args: Any, **kwargs: Any) -> Any:
@@ -267,7 +269,12 @@ class Celery:
 
         self._preconf: dict[str, Any] = dict(changes or {})
         self._preconf_set_by_auto: set[str] = set()
-        for key, value in {"broker_url": broker, "result_backend": backend, "include": include, **kwargs}.items():
+        for key, value in {
+            "broker_url": broker,
+            "result_backend": backend,
+            "include": include,
+            **kwargs,
+        }.items():
             if value is not None:
                 self._preconf[key] = value
                 self._preconf_set_by_auto.add(key)
@@ -320,7 +327,7 @@ class Celery:
             if amqp is not None and hasattr(amqp, "after_fork"):
                 amqp.after_fork()
             self.on_after_fork.send(sender=self)
-        except Exception as exc:  # noqa: BLE001 an error here would be lost in the interpreter's fork hook
+        except Exception as exc:
             logger.info("after forker raised exception: %r", exc, exc_info=True)
 
     def close(self) -> None:
@@ -524,7 +531,9 @@ class Celery:
     ) -> tuple[Any, str, str | None]:
         """Run *task* here, as a worker would: (value or error, state, traceback text)."""
         run = symbol_by_name(COMPONENTS["run_eagerly"])
-        return run(self, task, uuid, args, kwargs, request, propagate=propagate)
+        return typing.cast(
+            "tuple[Any, str, str | None]", run(self, task, uuid, args, kwargs, request, propagate=propagate)
+        )
 
     # --- configuration -------------------------------------------------------
 
@@ -549,7 +558,9 @@ class Celery:
         self._pending_defaults.append(fun)
         return None
 
-    def config_from_object(self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None) -> Any:
+    def config_from_object(
+        self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
+    ) -> Any:
         """Read settings from an object or module (or its name), now if *force*, else when needed."""
         self._config_source = obj
         self._config_source_silent = silent
@@ -632,7 +643,9 @@ class Celery:
         setup = symbol_by_name(COMPONENTS["security"])
         return setup(allowed_serializers, key, key_password, cert, store, digest, serializer, app=self)
 
-    def autodiscover_tasks(self, packages: Any = None, related_name: str | None = "tasks", force: bool = False) -> Any:
+    def autodiscover_tasks(
+        self, packages: Any = None, related_name: str | None = "tasks", force: bool = False
+    ) -> Any:
         """Import ``<package>.<related_name>`` of these packages when task modules are imported.
 
         *packages* may be a function; without it the fixups (Django's) name them.
@@ -878,7 +891,9 @@ class Celery:
     def _acquire_producer(self, timeout: float | None = None) -> Any:
         return self.amqp.acquire(self.producer_pool, "producer", timeout)
 
-    def connection_or_acquire(self, connection: Any = None, pool: bool = True, *_: Any, **__: Any) -> FallbackContext:
+    def connection_or_acquire(
+        self, connection: Any = None, pool: bool = True, *_: Any, **__: Any
+    ) -> FallbackContext:
         """Context manager: *connection*, or one of the pool."""
         return FallbackContext(connection, self._acquire_connection, pool=pool)
 
@@ -960,7 +975,9 @@ class Celery:
 
     def create_task_cls(self) -> Any:
         """The base class of this app's tasks."""
-        return self.subclass_with_self(self.task_cls, name="Task", attribute="_app", keep_reduce=True, abstract=True)
+        return self.subclass_with_self(
+            self.task_cls, name="Task", attribute="_app", keep_reduce=True, abstract=True
+        )
 
     def subclass_with_self(
         self,
@@ -1098,7 +1115,7 @@ class Celery:
 
     # --- as a value ------------------------------------------------------------
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
     def _rgetattr(self, path: str) -> Any:
         return attrgetter(path)(self)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from kombu import Exchange
 from kombu.common import Broadcast
@@ -58,7 +58,7 @@ def delayed_route(options: dict[str, Any], eta: Any, countdown: Any, *, now: Cal
 
     A direct exchange cannot take part; such a call waits in the worker, which is said once per call.
     """
-    queue = options.get("queue")
+    queue: Any = options.get("queue")
     named = queue is not None and hasattr(queue, "exchange")
     exchange_type = queue.exchange.type if named else options.get("exchange_type")
     exchange_name = queue.exchange.name if named else options.get("exchange")
@@ -71,7 +71,7 @@ def delayed_route(options: dict[str, Any], eta: Any, countdown: Any, *, now: Cal
         )
         return
     if eta:
-        countdown = subtract_datetimes(maybe_iso8601(eta), now()).total_seconds()
+        countdown = subtract_datetimes(cast(datetime, maybe_iso8601(eta)), now()).total_seconds()
     if countdown and countdown > 0:
         options.pop("queue", None)
         options["routing_key"] = calculate_routing_key(int(countdown), routing_key or "")
@@ -98,7 +98,9 @@ def destination(
         exchange, routing_key = "", queue_name or routing_key or ""
     elif exchange is None:
         exchange = (queue.exchange.name if queue is not None else "") or defaults.exchange
-        routing_key = routing_key or (queue.routing_key if queue is not None else None) or defaults.routing_key
+        routing_key = (
+            routing_key or (queue.routing_key if queue is not None else None) or defaults.routing_key
+        )
     if declare is None:
         declare = (queue,) if queue is not None and not isinstance(queue, Broadcast) else ()
     return Destination(exchange, routing_key or "", tuple(declare), exchange_type), queue_name

@@ -23,7 +23,12 @@ class ModelArguments:
     """Knows which parameters of a function are models, and converts their values both ways."""
 
     def __init__(
-        self, base_model: Any, function: Callable[..., Any], strict: bool, context: dict[str, Any], dump: dict[str, Any]
+        self,
+        base_model: Any,
+        function: Callable[..., Any],
+        strict: bool,
+        context: dict[str, Any],
+        dump: dict[str, Any],
     ) -> None:
         self.base_model = base_model
         self.strict, self.context, self.dump = strict, context, dump
@@ -42,7 +47,11 @@ class ModelArguments:
         """The type that the function declares for a parameter, or for ``"return"``."""
         if name in self.hints:
             return self.hints[name]
-        return self.signature.return_annotation if name == "return" else self.signature.parameters[name].annotation
+        return (
+            self.signature.return_annotation
+            if name == "return"
+            else self.signature.parameters[name].annotation
+        )
 
     def model(self, name: str, value: Any) -> Any:
         """The model class of a parameter, or ``None``."""
@@ -69,7 +78,11 @@ class ModelArguments:
         """A returned model of the declared type as plain data; anything else as it is."""
         annotation = self.annotation("return")
         annotation = get_optional_arg(annotation) or annotation
-        fits = annotation_is_class(annotation) and isinstance(value, self.base_model) and isinstance(value, annotation)
+        fits = (
+            annotation_is_class(annotation)
+            and isinstance(value, self.base_model)
+            and isinstance(value, annotation)
+        )
         return value.model_dump(**self.dump) if fits else value
 
     def dump_value(self, name: str | None, value: Any) -> Any:
@@ -106,7 +119,8 @@ class ModelArguments:
             for index, value in enumerate(given_args)
         ]
         plain_kwargs = {
-            key: self.dump_value(key if key in self.by_name else None, value) for key, value in given_kwargs.items()
+            key: self.dump_value(key if key in self.by_name else None, value)
+            for key, value in given_kwargs.items()
         }
         return (plain_args if isinstance(given_args, list) else tuple(plain_args)), plain_kwargs
 

@@ -71,7 +71,7 @@ class Queues(dict[str, Queue]):
         alias = self.aliases.get(name)
         return alias if alias is not None else super().__getitem__(name)
 
-    def __setitem__(self, name: str, queue: Queue) -> None:
+    def __setitem__(self, name: str, queue: Any) -> None:
         if self.default_exchange and not queue.exchange:
             queue.exchange = self.default_exchange
         if not queue.routing_key:

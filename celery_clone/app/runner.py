@@ -89,7 +89,11 @@ class TaskRunner:
         if job.call is not None:
             return Returned(job.seq, run_call(job.call))
         try:
-            parts = Envelope(job.raw).parts() if job.raw is not None else Parts(*job.parts or ({}, {}, b"", None, None))
+            parts = (
+                Envelope(job.raw).parts()
+                if job.raw is not None
+                else Parts(*job.parts or ({}, {}, b"", None, None))
+            )
             headers, args, kwargs, embed = read_call(parts, self._accept)
         except ContentDisallowed as exc:
             return Unfit(job.seq, "content", str(exc))
@@ -99,7 +103,9 @@ class TaskRunner:
             return Unfit(job.seq, "invalid", str(exc))
         task = self.app._tasks.get(headers["task"])
         if task is None:
-            return Unfit(job.seq, "unknown", f"{headers['task']!r} is not registered in the process that runs tasks.")
+            return Unfit(
+                job.seq, "unknown", f"{headers['task']!r} is not registered in the process that runs tasks."
+            )
         return Ended(job.seq, self._run(task, job, parts, headers, args, kwargs, embed).pack())
 
     def _run(

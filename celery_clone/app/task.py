@@ -11,7 +11,7 @@ import inspect
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 from celery_clone._state import _task_stack, current_app
 from celery_clone.canvas import _chain, chunks, group, signature, xmap, xstarmap
@@ -112,7 +112,9 @@ def merge_retry_arguments(run: Any, request: Context, args: Any, kwargs: Any) ->
     either = inspect.Parameter.POSITIONAL_OR_KEYWORD
     if given_args_only:
         by_position = [
-            each for each in parameters.parameters.values() if each.kind in (inspect.Parameter.POSITIONAL_ONLY, either)
+            each
+            for each in parameters.parameters.values()
+            if each.kind in (inspect.Parameter.POSITIONAL_ONLY, either)
         ]
         replaced = {each.name for each in by_position[: len(args)] if each.kind is either}
         return args, {name: value for name, value in request.kwargs.items() if name not in replaced}
@@ -320,7 +322,7 @@ class Task:
 
     def delay(self, *args: Any, **kwargs: Any) -> AsyncResult:
         """Send a call with these arguments; the short form of :meth:`apply_async`."""
-        return self.apply_async(args, kwargs)
+        return cast("AsyncResult", self.apply_async(args, kwargs))
 
     def apply_async(
         self,
@@ -396,7 +398,12 @@ class Task:
         return None
 
     def signature_from_request(
-        self, request: Any = None, args: Any = None, kwargs: Any = None, queue: Any = None, **extra_options: Any
+        self,
+        request: Any = None,
+        args: Any = None,
+        kwargs: Any = None,
+        queue: Any = None,
+        **extra_options: Any,
     ) -> Any:
         """The signature of the call that *request* (default: the running one) came from."""
         request = self.request if request is None else request
@@ -472,7 +479,7 @@ class Task:
             # An eager run is retried by apply(), which reads the signature off the sentinel.
             try:
                 again.apply_async()
-            except Exception as error:  # noqa: BLE001 whatever the broker's client raises
+            except Exception as error:
                 raise Reject(error, requeue=False) from error
         if throw:
             raise sentinel
@@ -643,13 +650,18 @@ class Task:
                 f"Current task {self.name}[{request.id}] is not member of any chord: call it in the header of one."
             )
         sig.set(
-            group_id=request.group, group_index=request.group_index, chord=request.chord, root_id=request.root_id
+            group_id=request.group,
+            group_index=request.group_index,
+            chord=request.chord,
+            root_id=request.root_id,
         )
         result = sig.freeze()
         self.backend.add_to_chord(request.group, result)
         return sig.delay() if not lazy else sig
 
-    def update_state(self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any) -> None:
+    def update_state(
+        self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
+    ) -> None:
         """Store a state of the running call (or of *task_id*), with *meta* as its result."""
         if task_id is None:
             task_id = self.request.id
@@ -675,7 +687,9 @@ class Task:
     def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Called when the run failed."""
 
-    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
+    ) -> None:
         """Called after the run ended, whatever its state."""
 
     def on_replace(self, sig: Any) -> Any:
@@ -730,13 +744,14 @@ class Task:
 
     @property
     def __name__(self) -> str:
-        return self.__class__.__name__
+        return cast(str, type.__getattribute__(type(self), "__name__"))
 
     def __repr__(self) -> str:
         flags = ["v2 compatible"] if self.__v2_compat__ else []
-        return describe(self, "<@task: {0.name} of {app}>" if self._app is not None else "<unbound {0.__name__}>", flags)
+        return describe(
+            self, "<@task: {0.name} of {app}>" if self._app is not None else "<unbound {0.__name__}>", flags
+        )
 
 
 BaseTask = Task
 TaskType = type
-

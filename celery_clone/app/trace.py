@@ -93,7 +93,7 @@ successful_requests = LimitedSet(maxlen=SUCCESSFUL_MAX, expires=SUCCESSFUL_EXPIR
 """Ids known to have succeeded; a redelivered message of one of them is not run again."""
 
 
-class trace_ok_t(NamedTuple):  # noqa: N801 public name
+class trace_ok_t(NamedTuple):
     """What a tracer returns."""
 
     retval: Any
@@ -177,7 +177,9 @@ class TraceInfo:
         logger.info(LOG_RETRY, context, extra={"data": context})
         return error
 
-    def handle_failure(self, task: Any, req: Any, store_errors: bool = True, call_errbacks: bool = True) -> Any:
+    def handle_failure(
+        self, task: Any, req: Any, store_errors: bool = True, call_errbacks: bool = True
+    ) -> Any:
         """Store the state FAILURE, call errbacks and ``on_failure``, send ``task_failure``, log."""
         original = self.retval
         exc = get_pickleable_exception(original)
@@ -295,7 +297,9 @@ def build_tracer(
     conf = app.conf
     hostname = hostname or socket.gethostname()
     deduplicate = bool(
-        (conf.task_acks_late or task.acks_late) and conf.worker_deduplicate_successful_tasks and app.backend.persistent
+        (conf.task_acks_late or task.acks_late)
+        and conf.worker_deduplicate_successful_tasks
+        and app.backend.persistent
     )
     inherit_priority = conf.task_inherit_parent_priority
     before_start = task.before_start if task_has_custom(task, "before_start") else None
@@ -309,7 +313,9 @@ def build_tracer(
     logs_success = logger.isEnabledFor(logging.INFO)
     prerun, postrun, success = signals.task_prerun, signals.task_postrun, signals.task_success
 
-    def fail(request: Context, exc: BaseException, state: str = states.FAILURE, call_errbacks: bool = True) -> Any:
+    def fail(
+        request: Context, exc: BaseException, state: str = states.FAILURE, call_errbacks: bool = True
+    ) -> Any:
         if propagate:
             raise exc
         info = Info(state, exc)
@@ -325,7 +331,9 @@ def build_tracer(
         except Exception as exc:
             if eager:
                 raise
-            logger.exception("Task %s[%s] %s handler raised: %r", display_name(request, name), request.id, what, exc)
+            logger.exception(
+                "Task %s[%s] %s handler raised: %r", display_name(request, name), request.id, what, exc
+            )
             clear_frames(exc)
 
     def already_succeeded(request: Context) -> bool:
@@ -348,7 +356,9 @@ def build_tracer(
         if (request.callbacks or request.chain) and not meta.get("children"):
             priority = (request.delivery_info or {}).get("priority") if inherit_priority else None
             try:
-                send_followers(app, meta.get("result"), request, request.root_id or request.id or "", priority)
+                send_followers(
+                    app, meta.get("result"), request, request.root_id or request.id or "", priority
+                )
             except MemoryError:
                 raise
             except Exception as exc:
@@ -367,7 +377,7 @@ def build_tracer(
         started = monotonic()
         try:
             if not isinstance(kwargs, Mapping):
-                raise InvalidTaskError("Task keyword arguments is not a mapping")  # noqa: TRY301
+                raise InvalidTaskError("Task keyword arguments is not a mapping")
             context = Context(request or {}, args=args, called_directly=False, kwargs=kwargs)
             ignored = actual_ignore_result(task, context)
             delivery_info = context.delivery_info or {}
@@ -443,7 +453,13 @@ def build_tracer(
                 try:
                     if postrun.receivers:
                         postrun.send(
-                            sender=task, task_id=uuid, task=task, args=args, kwargs=kwargs, retval=value, state=state
+                            sender=task,
+                            task_id=uuid,
+                            task=task,
+                            args=args,
+                            kwargs=kwargs,
+                            retval=value,
+                            state=state,
                         )
                 finally:
                     _task_stack.pop()
@@ -454,7 +470,7 @@ def build_tracer(
                             on_process_cleanup()
                         except MemoryError:
                             raise
-                        except Exception as exc:  # noqa: BLE001 clean-up must not change the outcome
+                        except Exception as exc:
                             logger.error("Process cleanup failed: %r", exc, exc_info=True)
         except (MemoryError, Reject):
             raise

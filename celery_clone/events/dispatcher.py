@@ -43,7 +43,7 @@ class EventDispatcher:
         on_send_buffered: called when an event was gathered.
     """
 
-    DISABLED_TRANSPORTS = {"sql"}  # noqa: RUF012 public attribute
+    DISABLED_TRANSPORTS = {"sql"}
 
     app: Any = None
     on_enabled: Any = None
@@ -106,7 +106,10 @@ class EventDispatcher:
         """Begin to send."""
         with self.mutex:
             self.producer = Producer(
-                self.channel or self.connection, exchange=self.exchange, serializer=self.serializer, auto_declare=False
+                self.channel or self.connection,
+                exchange=self.exchange,
+                serializer=self.serializer,
+                auto_declare=False,
             )
             self._closed = False
             self.enabled = True

@@ -26,7 +26,7 @@ CLIENT_CLOCK_SKEW = -1
 """A client's own clock means little; its events are put just before what was seen last."""
 
 
-class EventReceiver(ConsumerMixin):  # type: ignore[misc]  # kombu is untyped
+class EventReceiver(ConsumerMixin):
     """Calls handlers with the events that arrive.
 
     Arguments:
@@ -111,11 +111,12 @@ class EventReceiver(ConsumerMixin):  # type: ignore[misc]  # kombu is untyped
         self, limit: int | None = None, timeout: float | None = None, wakeup: bool = True
     ) -> Iterator[Any]:
         """Consume, giving control back after each message."""
-        return self.consume(limit=limit, timeout=timeout, wakeup=wakeup)  # type: ignore[no-any-return]  # kombu
+        consume: Any = self.consume
+        yield from consume(limit=limit, timeout=timeout, wakeup=wakeup)
 
     def capture(self, limit: int | None = None, timeout: float | None = None, wakeup: bool = True) -> None:
         """Consume *limit* messages, or until *timeout* seconds pass without one."""
-        for _ in self.consume(limit=limit, timeout=timeout, wakeup=wakeup):
+        for _ in self.itercapture(limit=limit, timeout=timeout, wakeup=wakeup):
             continue
 
     def wakeup_workers(self, channel: Any = None) -> None:
@@ -123,7 +124,10 @@ class EventReceiver(ConsumerMixin):  # type: ignore[misc]  # kombu is untyped
         self.app.control.broadcast("heartbeat", connection=self.connection, channel=channel)
 
     def event_from_message(
-        self, body: dict[str, Any], localize: bool = True, CLIENT_CLOCK_SKEW: int = CLIENT_CLOCK_SKEW  # noqa: N803
+        self,
+        body: dict[str, Any],
+        localize: bool = True,
+        CLIENT_CLOCK_SKEW: int = CLIENT_CLOCK_SKEW,  # noqa: N803
     ) -> tuple[str, dict[str, Any]]:
         """``(type, event)`` of a message, with its clock taken over and its time made ours."""
         type = body["type"]

@@ -130,7 +130,9 @@ class Context:
         }
         if self.stamps is not None and self.stamped_headers is not None:
             options["stamped_headers"] = self.stamped_headers
-            options.update((name, value) for name, value in self.stamps.items() if name in self.stamped_headers)
+            options.update(
+                (name, value) for name, value in self.stamps.items() if name in self.stamped_headers
+            )
         return options
 
     @property

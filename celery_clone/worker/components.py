@@ -83,7 +83,10 @@ class Timer(bootsteps.Step):
             return
         w.timer_cls = w.timer_cls or w.pool_cls.Timer
         w.timer = self.instantiate(
-            w.timer_cls, max_interval=w.timer_precision, on_error=self.on_timer_error, on_tick=self.on_timer_tick
+            w.timer_cls,
+            max_interval=w.timer_precision,
+            on_error=self.on_timer_error,
+            on_tick=self.on_timer_tick,
         )
 
     def on_timer_error(self, exc: BaseException) -> None:
@@ -273,5 +276,3 @@ class Consumer(bootsteps.StartStopStep):
             prefetch_multiplier=w.prefetch_multiplier,
         )
         return w.consumer
-
-

@@ -49,6 +49,7 @@ from celery_clone.message.frames import (
     Unfit,
 )
 from celery_clone.transport.credit import Credit
+from celery_clone.utils.functional import LRUCache
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.suggest import closest
 
@@ -85,6 +86,9 @@ PARK_S = 1.0
 BATCH = 64
 """The most deliveries taken in one turn."""
 
+ORPHANS = 10_000
+"""Runs remembered after their connection was lost, so that their messages are not run again."""
+
 WIDEST = 64
 """How many deliveries per process may be outstanding while tasks are short."""
 
@@ -102,7 +106,18 @@ The task is {name}[{id}], its arguments are {args} {kwargs}.
 class TaskPlan:
     """What is the same for every message of one task, looked up once."""
 
-    __slots__ = ("ack", "bucket", "early", "handler", "mean_s", "name", "samples", "short", "soft_hard", "task")
+    __slots__ = (
+        "ack",
+        "bucket",
+        "early",
+        "handler",
+        "mean_s",
+        "name",
+        "samples",
+        "short",
+        "soft_hard",
+        "task",
+    )
 
     def __init__(self, name: str, task: Any, handler: Any, bucket: RateBucket | None) -> None:
         self.name = name
@@ -172,6 +187,11 @@ class Dispatcher:
         self.limits_off = False
         #: Something may be in the broker that was not taken yet.
         self.stirred = True
+        #: What ended while the broker was away, where a delivery stays ours over a reconnect.
+        self.unsettled: list[tuple[str, Settle]] = []
+        #: Runs whose connection was lost before they were acknowledged, by task id, and how they ended.
+        self.orphans: LRUCache = LRUCache(limit=ORPHANS)
+        self.orphan_ends: dict[str, Settle] = {}
         self._seq = 0
         self._watching_slots = False
         self._logs_received = received_logger.isEnabledFor(logging.INFO)
@@ -192,6 +212,9 @@ class Dispatcher:
         self.eventer = eventer
         self.quiet = False
         self.stirred = True
+        unsettled, self.unsettled = self.unsettled, []
+        for tag, how in unsettled:
+            self._tell_source(tag, how)
 
     def detach(self) -> None:
         """The source is gone.
@@ -202,13 +225,32 @@ class Dispatcher:
         source, self.source = self.source, None
         if source is None or source.survives_reconnect:
             return
-        for seq in self.pool.recall():
-            self._forget(self.flights.get(seq))
-        for flight in [*self.flights.values()]:
-            if flight.phase is not Phase.BEGUN:
-                self._forget(flight)
-            flight.owed = False
+        back = {*self.pool.recall(), *(flight.seq for flight in self.waiting)}
         self.waiting.clear()
+        for flight in [*self.flights.values()]:
+            if flight.phase is Phase.HELD or flight.seq in back:
+                self._forget(flight)
+            elif flight.owed:
+                self.orphans[flight.id] = flight
+            flight.owed = False
+
+    def _adopt(self, delivery: Delivery, task_id: str) -> bool:
+        """Is this the message of a run that outlived its connection?  Then it is not run again."""
+        flight = self.orphans.get(task_id)
+        if flight is None or not delivery.redelivered:
+            return False
+        consumer_logger.info(
+            "Task %s[%s] was given out again while it ran: not run twice.", flight.name, task_id
+        )
+        flight.delivery = delivery
+        flight.owed = True
+        if flight.seq in self.flights:
+            if flight.plan.early:
+                self._settle(flight, Settle.ACK)
+        else:
+            self._settle(flight, self.orphan_ends.pop(task_id, Settle.ACK))
+        self.orphans.pop(task_id, None)
+        return True
 
     def _forget(self, flight: InFlight | None) -> None:
         if flight is None or self.flights.pop(flight.seq, None) is None:
@@ -244,7 +286,7 @@ class Dispatcher:
         source = self.source
         if source is None or self.quiet:
             return
-        room = self.credit.available - len(self.waiting) if self.credit.limit else BATCH
+        room = self.credit.available if self.credit.limit else BATCH
         if room > 0:
             self.receive(source.take(min(room, BATCH), timeout))
         else:
@@ -273,7 +315,7 @@ class Dispatcher:
         if source is None:
             return
         if self.stirred and not self.quiet:
-            room = self.credit.available - len(self.waiting) if self.credit.limit else self.pool.room() + BATCH
+            room = self.credit.available if self.credit.limit else self.pool.room() + BATCH
             wanted = min(room, BATCH)
             if wanted > 0:
                 deliveries = source.take(wanted)
@@ -303,13 +345,19 @@ class Dispatcher:
                 return
             headers = headers_of(delivery)
             name, task_id = headers["task"], headers["id"]
-            plain = not headers.get("eta") and not headers.get("expires") and not any(headers.get("timelimit") or ())
+            plain = (
+                not headers.get("eta")
+                and not headers.get("expires")
+                and not any(headers.get("timelimit") or ())
+            )
         plan = self.plan(name)
         if plan is None:
             self.refuse_unknown(delivery, name, task_id)
             return
         if plan.handler is not None:
             self.owner.handle_legacy(plan.handler, delivery)
+            return
+        if self.orphans and self._adopt(delivery, task_id):
             return
         self._seq += 1
         flight = InFlight(self._seq, delivery, plan, name, task_id, self._make_request)
@@ -358,11 +406,13 @@ class Dispatcher:
 
     def _announce_received(self, flight: InFlight) -> None:
         if self._logs_received:
-            context = {"id": flight.id, "name": flight.name}
+            context: dict[str, Any] = {"id": flight.id, "name": flight.name}
             if flight.delivery.envelope is None or received_logger.isEnabledFor(logging.DEBUG):
                 headers = headers_of(flight.delivery)
                 context.update(
-                    args=headers.get("argsrepr", ""), kwargs=headers.get("kwargsrepr", ""), eta=headers.get("eta")
+                    args=headers.get("argsrepr", ""),
+                    kwargs=headers.get("kwargsrepr", ""),
+                    eta=headers.get("eta"),
                 )
             received_logger.info(LOG_RECEIVED, context, extra={"data": context})
         if signals.task_received.receivers:
@@ -571,7 +621,6 @@ class Dispatcher:
             state.count_accepted(flight.name)
         plan = flight.plan
         runtime = report.outcome[2]
-        was_short = plan.short
         plan.ran(runtime if runtime else (0.0 if report.outcome[0] == states.SUCCESS else SHORT_S))
         if plan.early:
             self._settle(flight, Settle.ACK)
@@ -579,18 +628,15 @@ class Dispatcher:
             outcome = Outcome.unpack(report.outcome)
             self._settle(flight, settle_on_end(plan.ack, outcome))
         self.credit.settled()
-        if plan.short is not was_short or (plan.short and self.credit.limit < self.widest):
-            self._adapt(plan)
+        if plan.short:
+            if self.base <= self.credit.limit < self.widest:
+                self.credit.limit = min(self.widest, self.credit.limit * 2)
+                self.stirred = True
+        elif self.credit.limit > self.base:
+            # The first run that is not short ends the trust: what waits here could run elsewhere.
+            self.credit.limit = self.base
         if self.eventer is not None and self.eventer.enabled:
             self._tell_end(flight, Outcome.unpack(report.outcome))
-
-    def _adapt(self, plan: TaskPlan) -> None:
-        """Widen the window while tasks are short, go back to the base at the first that is not."""
-        if plan.short:
-            self.credit.limit = min(self.widest, max(self.credit.limit * 2, self.base))
-            self.stirred = True
-        else:
-            self.credit.limit = self.base
 
     def _tell_end(self, flight: InFlight, outcome: Outcome) -> None:
         if outcome.state == states.SUCCESS:
@@ -617,23 +663,26 @@ class Dispatcher:
 
     def _settle(self, flight: InFlight, how: Settle) -> None:
         """Acknowledge, drop or give back; once, and only on the connection it came over."""
-        if not flight.owed or how is Settle.NONE:
+        if how is Settle.NONE:
+            return
+        source = self.source
+        if not flight.owed:
+            if flight.id in self.orphans and self.orphans[flight.id] is flight:
+                self.orphan_ends[flight.id] = how
             return
         flight.owed = False
-        source = self.source
         if source is None:
-            if not flight.plan.early:
-                consumer_logger.warning(
-                    "Task %s[%s] ended while the broker was away: the broker gives its message out again.",
-                    flight.name,
-                    flight.id,
-                )
+            self.unsettled.append((flight.delivery.tag, how))
             return
-        tag = flight.delivery.tag
+        self._tell_source(flight.delivery.tag, how)
+
+    def _tell_source(self, tag: str, how: Settle) -> None:
+        if self.source is None:
+            return
         if how is Settle.ACK:
-            source.ack((tag,))
+            self.source.ack((tag,))
         else:
-            source.reject(tag, requeue=how is Settle.REQUEUE)
+            self.source.reject(tag, requeue=how is Settle.REQUEUE)
 
     # --- endings that are not the task's own ----------------------------------------
 
@@ -647,7 +696,9 @@ class Dispatcher:
                 "Soft time limit (%ss) exceeded for %s[%s]", report.limit, flight.name, flight.id
             )
             return
-        request_logger.error("Hard time limit (%ss) exceeded for %s[%s]", report.limit, flight.name, flight.id)
+        request_logger.error(
+            "Hard time limit (%ss) exceeded for %s[%s]", report.limit, flight.name, flight.id
+        )
         self.flights.pop(report.seq, None)
         self.credit.settled()
         self._fail(flight, TimeLimitExceeded(report.limit))
@@ -686,7 +737,9 @@ class Dispatcher:
             self._fail(flight, error)
             return
         context = request._context
-        task.signature_from_request(context, retries=retries, countdown=task.default_retry_delay).apply_async()
+        task.signature_from_request(
+            context, retries=retries, countdown=task.default_retry_delay
+        ).apply_async()
         task.backend.mark_as_retry(flight.id, error, "", request=context)
         self._event(flight, "task-retried", exception=repr(error), traceback="")
 
@@ -698,7 +751,11 @@ class Dispatcher:
             task.backend.mark_as_failure(flight.id, error, request=context, store_result=store)
         except Exception as exc:
             request_logger.exception(
-                "Task %s[%s] failed with %r, which could not be stored: %r", flight.name, flight.id, error, exc
+                "Task %s[%s] failed with %r, which could not be stored: %r",
+                flight.name,
+                flight.id,
+                error,
+                exc,
             )
         signals.task_failure.send(
             sender=task,
@@ -719,7 +776,9 @@ class Dispatcher:
         self._announce_revoked(flight, terminated=False, signum=None, expired=verdict.expired)
         self._settle(flight, Settle.ACK)
 
-    def _announce_revoked(self, flight: InFlight, *, terminated: bool, signum: int | None, expired: bool) -> None:
+    def _announce_revoked(
+        self, flight: InFlight, *, terminated: bool, signum: int | None, expired: bool
+    ) -> None:
         task = flight.plan.task
         context = flight.request._context
         reason = "terminated" if terminated else "expired" if expired else "revoked"
@@ -734,7 +793,9 @@ class Dispatcher:
                     store_result=not task.ignore_result,
                 )
             else:
-                task.backend.mark_as_revoked(flight.id, reason, request=context, store_result=not task.ignore_result)
+                task.backend.mark_as_revoked(
+                    flight.id, reason, request=context, store_result=not task.ignore_result
+                )
         except Exception as exc:
             request_logger.exception(
                 "Task %s[%s] was %s, which could not be stored: %r", flight.name, flight.id, reason, exc
@@ -767,7 +828,9 @@ class Dispatcher:
             try:
                 self.app.backend.mark_as_failure(task_id, error, request=request)
             except Exception as exc:
-                consumer_logger.exception("The failure of unknown task %s[%s] could not be stored: %r", name, task_id, exc)
+                consumer_logger.exception(
+                    "The failure of unknown task %s[%s] could not be stored: %r", name, task_id, exc
+                )
         self._bury(delivery, f"unregistered task {name!r}")
 
     def bury(self, delivery: Delivery, reason: str) -> None:
@@ -861,8 +924,6 @@ class Dispatcher:
         return sum(1 for flight in self.flights.values() if flight.phase is not Phase.HELD)
 
 
-
-
 def headers_of(delivery: Delivery) -> dict[str, Any]:
     """The headers of a message of any protocol, in the form of protocol 2.
 
@@ -891,5 +952,3 @@ def describe_exit(exitcode: int | None) -> str:
             name = "unknown"
         return f"signal {-exitcode} ({name})."
     return f"exitcode {exitcode}."
-
-

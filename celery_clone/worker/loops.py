@@ -7,7 +7,6 @@ descriptors uses; ``synloop`` serves green pools, whose own hub must not be bloc
 from __future__ import annotations
 
 import errno
-import socket
 from typing import Any
 
 from celery_clone.bootsteps import RUN
@@ -29,7 +28,14 @@ def check_heartbeat(connection: Any, hub: Any, heartbeat: Any, rate: float) -> N
 
 
 def asynloop(
-    obj: Any, connection: Any, consumer: Any, blueprint: Any, hub: Any, qos: Any, heartbeat: Any, clock: Any,
+    obj: Any,
+    connection: Any,
+    consumer: Any,
+    blueprint: Any,
+    hub: Any,
+    qos: Any,
+    heartbeat: Any,
+    clock: Any,
     hbrate: float = 2.0,
 ) -> None:
     """Run until the blueprint is told to stop, waiting on *hub*.
@@ -45,7 +51,9 @@ def asynloop(
     obj.register_with_event_loop(hub)
     check_heartbeat(connection, hub, heartbeat, hbrate)
     if not obj.restart_count and not obj.pool.did_start_ok():
-        raise WorkerLostError("Could not start worker processes. See the log above for what their start raised.")
+        raise WorkerLostError(
+            "Could not start worker processes. See the log above for what their start raised."
+        )
     # Timers must be able to end the wait for events, or nothing due would run on an idle worker.
     passes = hub.create_loop()
     obj.on_ready()
@@ -60,8 +68,16 @@ def asynloop(
 
 
 def synloop(
-    obj: Any, connection: Any, consumer: Any, blueprint: Any, hub: Any, qos: Any, heartbeat: Any, clock: Any,
-    hbrate: float = 2.0, **kwargs: Any,
+    obj: Any,
+    connection: Any,
+    consumer: Any,
+    blueprint: Any,
+    hub: Any,
+    qos: Any,
+    heartbeat: Any,
+    clock: Any,
+    hbrate: float = 2.0,
+    **kwargs: Any,
 ) -> None:
     """Run until the blueprint is told to stop, waiting in the source's own way."""
     dispatcher = obj.dispatcher
@@ -72,7 +88,7 @@ def synloop(
         dispatcher.stirred = True
         try:
             dispatcher.wait(1.0)
-        except socket.timeout:
+        except TimeoutError:
             continue
         except OSError as exc:
             if exc.errno != errno.EINTR and blueprint.state == RUN:

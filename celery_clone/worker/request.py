@@ -146,7 +146,9 @@ class Request:
             raise InvalidTaskError(f"invalid {what} value {value!r}: {exc}") from exc
 
     @staticmethod
-    def context_of(headers: Mapping[str, Any], properties: Mapping[str, Any], hostname: str | None = None) -> Context:
+    def context_of(
+        headers: Mapping[str, Any], properties: Mapping[str, Any], hostname: str | None = None
+    ) -> Context:
         """A context for a message whose task is not known here, enough to store its failure."""
         return Context(
             headers,
@@ -195,11 +197,14 @@ class Request:
     group = property(lambda self: self._request_dict.get("group"))
     group_index = property(lambda self: self._request_dict.get("group_index"))
     stamps = property(
-        lambda self: {
-            name: self._request_dict["stamps"].get(name) for name in self._request_dict.get("stamped_headers") or ()
-        }
-        if self._request_dict.get("stamps")
-        else {}
+        lambda self: (
+            {
+                name: self._request_dict["stamps"].get(name)
+                for name in self._request_dict.get("stamped_headers") or ()
+            }
+            if self._request_dict.get("stamps")
+            else {}
+        )
     )
     stamped_headers = property(lambda self: self._request_dict.get("stamped_headers") or [])
     replaced_task_nesting = property(lambda self: self._request_dict.get("replaced_task_nesting", 0))
@@ -282,10 +287,24 @@ class Request:
         if not self.task.acks_late:
             self.acknowledge()
         args, kwargs, embed = self._payload
-        request = {**self._request_dict, "loglevel": loglevel, "logfile": logfile, "is_eager": False, "args": args,
-                   "kwargs": kwargs, **(embed or {})}
+        request = {
+            **self._request_dict,
+            "loglevel": loglevel,
+            "logfile": logfile,
+            "is_eager": False,
+            "args": args,
+            "kwargs": kwargs,
+            **(embed or {}),
+        }
         ended = trace_task(
-            self.task, self.id, args, kwargs, request, hostname=self._hostname, loader=self._app.loader, app=self._app
+            self.task,
+            self.id,
+            args,
+            kwargs,
+            request,
+            hostname=self._hostname,
+            loader=self._app.loader,
+            app=self._app,
         )
         value = ended.retval
         if isinstance(value, ExceptionInfo):
@@ -306,7 +325,11 @@ class Request:
         if self._already_revoked:
             return True
         expired = self.maybe_expire()
-        if expired or self.id in state.revoked or is_revoked_by_stamp(self._request_dict, state.revoked_stamps):
+        if (
+            expired
+            or self.id in state.revoked
+            or is_revoked_by_stamp(self._request_dict, state.revoked_stamps)
+        ):
             logger.info("Discarding revoked task: %s[%s]", self.name, self.id)
             self._announce_revoked("expired" if expired else "revoked", False, None, expired)
             self.acknowledge()
@@ -369,7 +392,9 @@ class Request:
         state.task_ready(self)
         logger.error("Hard time limit (%ss) exceeded for %s[%s]", timeout, self.name, self.id)
         error = TimeLimitExceeded(timeout)
-        self.task.backend.mark_as_failure(self.id, error, request=self._context, store_result=self.store_errors)
+        self.task.backend.mark_as_failure(
+            self.id, error, request=self._context, store_result=self.store_errors
+        )
         self._settle(settle_on_timeout(self._rule))
 
     def on_success(self, failed__retval__runtime: tuple[Any, Any, Any], **kwargs: Any) -> Any:
@@ -422,7 +447,9 @@ class Request:
             self._settle(Settle.ACK if self._rule.ack_on_failure else Settle.DROP)
         if not return_ok:
             # The process could not tell the store itself.
-            self.task.backend.mark_as_failure(self.id, error, request=self._context, store_result=self.store_errors)
+            self.task.backend.mark_as_failure(
+                self.id, error, request=self._context, store_result=self.store_errors
+            )
             signals.task_failure.send(
                 sender=self.task,
                 task_id=self.id,
@@ -432,7 +459,9 @@ class Request:
                 traceback=exc_info.traceback,
                 einfo=exc_info,
             )
-            logger.error("Task handler raised error: %r", error, extra={"data": {"id": self.id, "name": self.name}})
+            logger.error(
+                "Task handler raised error: %r", error, extra={"data": {"id": self.id, "name": self.name}}
+            )
         if send_failed_event:
             self.send_event("task-failed", exception=saferepr(error), traceback=exc_info.traceback)
         return None
@@ -529,7 +558,14 @@ def create_request_cls(
             hard, soft = self.time_limits
             result = pool.apply_async(
                 trace,
-                args=(self.type, self.id, self.request_dict, self.body, self.content_type, self.content_encoding),
+                args=(
+                    self.type,
+                    self.id,
+                    self.request_dict,
+                    self.body,
+                    self.content_type,
+                    self.content_encoding,
+                ),
                 accept_callback=self.on_accepted,
                 timeout_callback=self.on_timeout,
                 callback=self.on_success,
@@ -542,4 +578,3 @@ def create_request_cls(
             return result
 
     return TaskRequest
-

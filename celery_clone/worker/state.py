@@ -66,7 +66,9 @@ def number_from(name: str, default: float) -> float:
     try:
         return float(text)
     except ValueError as exc:
-        raise ValueError(f"Invalid value for {name}: expected a number, got {text!r}. Correct or unset it.") from exc
+        raise ValueError(
+            f"Invalid value for {name}: expected a number, got {text!r}. Correct or unset it."
+        ) from exc
 
 
 REVOKES_MAX = int(number_from("CELERY_WORKER_REVOKES_MAX", 50000))

@@ -80,7 +80,12 @@ def default(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
             utc=utc,
         )
         if logs_received:
-            context = {"id": request.id, "name": request.name, "args": request.argsrepr, "kwargs": request.kwargsrepr}
+            context = {
+                "id": request.id,
+                "name": request.name,
+                "args": request.argsrepr,
+                "kwargs": request.kwargsrepr,
+            }
             logger.info(LOG_RECEIVED, context, extra={"data": context})
         if (request.expires or request.id in state.revoked or state.revoked_stamps) and request.revoked():
             return None

@@ -37,9 +37,7 @@ __all__ = ("WorkController",)
 logger = get_logger("celery.worker")
 
 START_METHODS = ("fork", "spawn")
-USAGE_FIELDS = (
-    "utime stime maxrss ixrss idrss isrss minflt majflt nswap inblock oublock msgsnd msgrcv nsignals nvcsw nivcsw"
-).split()
+USAGE_FIELDS = tuple(name[3:] for name in dir(resource.struct_rusage) if name.startswith("ru_"))
 
 UNKNOWN_QUEUE = (
     "Trying to {verb} queue subset of {asked!r}, but queue {missing} isn't defined in the `task_queues` setting."
@@ -69,6 +67,9 @@ class WorkController:
     consumer: Any = None
     timer: Any = None
     hub: Any = None
+    concurrency: Any
+    loglevel: Any
+    pool_cls: Any
 
     class Blueprint(bootsteps.Blueprint):
         """The steps of a worker, in the order they start."""
@@ -136,7 +137,9 @@ class WorkController:
             try:
                 asked = int(asked)
             except ValueError:
-                logger.warning("worker_concurrency=%r is no number and not 'auto'; using the number of cores.", asked)
+                logger.warning(
+                    "worker_concurrency=%r is no number and not 'auto'; using the number of cores.", asked
+                )
                 asked = None
         if asked and not isinstance(asked, str):
             return int(asked)
@@ -407,7 +410,9 @@ class WorkController:
 
     # --- for operators -----------------------------------------------------------------
 
-    def reload(self, modules: Iterable[str] | None = None, reload: bool = False, reloader: Any = None) -> None:
+    def reload(
+        self, modules: Iterable[str] | None = None, reload: bool = False, reloader: Any = None
+    ) -> None:
         """Import (with *reload*: again) task modules, and start the pool's processes anew."""
         for module in {*(self.app.loader.task_modules if modules is None else modules or ())}:
             if module not in sys.modules:

@@ -18,7 +18,13 @@ from vine import ppartial, promise
 
 from celery_clone import bootsteps
 from celery_clone.app.trace import build_tracer
-from celery_clone.exceptions import ContentDisallowed, DecodeError, InvalidTaskError, WorkerShutdown, WorkerTerminate
+from celery_clone.exceptions import (
+    ContentDisallowed,
+    DecodeError,
+    InvalidTaskError,
+    WorkerShutdown,
+    WorkerTerminate,
+)
 from celery_clone.message import codec
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.nodenames import gethostname
@@ -29,8 +35,8 @@ from celery_clone.utils.time import humanize_seconds
 from .. import loops, state
 from ..dispatch import Dispatcher, headers_of
 from ..limits import RateBucket
-from ..strategy import default as default_strategy
 from ..request import Request
+from ..strategy import default as default_strategy
 
 __all__ = ("Consumer", "Evloop", "dump_body")
 
@@ -137,7 +143,7 @@ class Consumer:
         self.event_dispatcher: Any = None
         self.heart: Any = None
         self.gossip: Any = None
-        self.strategies = self.Strategies()
+        self.strategies: dict[str, Any] = self.Strategies()
         conf = app.conf
         self.conninfo = app.connection_for_read()
         self.connection_errors = self.conninfo.connection_errors
@@ -184,7 +190,9 @@ class Consumer:
         """
         blueprint = self.blueprint
         conf = self.app.conf
-        recoverable = self.connection_errors + (self.channel_errors if conf.broker_channel_error_retry else ())
+        recoverable = self.connection_errors + (
+            self.channel_errors if conf.broker_channel_error_retry else ()
+        )
         while blueprint.state not in (bootsteps.CLOSE, bootsteps.TERMINATE):
             state.maybe_shutdown()
             self._pause_if_restarting_wildly()
@@ -465,9 +473,11 @@ class Consumer:
 
     def legacy_handler(self, task: Any) -> Any:
         """The message handler of a task that brought its own Strategy or Request, else ``None``."""
-        if is_default(task.Strategy, default_strategy, "celery_clone.worker.strategy:default") and is_default(
-            task.Request, Request, "celery_clone.worker.request:Request"
-        ) and not self.on_task_message:
+        if (
+            is_default(task.Strategy, default_strategy, "celery_clone.worker.strategy:default")
+            and is_default(task.Request, Request, "celery_clone.worker.request:Request")
+            and not self.on_task_message
+        ):
             return None
         return self.strategies.get(task.name) or task.start_strategy(self.app, self)
 
@@ -551,4 +561,3 @@ class Evloop(bootsteps.StartStopStep):
     def patch_all(self, c: Any) -> None:
         """The loop runs in one thread; extensions that lock the window need not wait."""
         c.qos._mutex = DummyLock()
-
