@@ -14,17 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 from kombu.asynchronous.semaphore import DummyLock
+from kombu.exceptions import ContentDisallowed, DecodeError
 from vine import ppartial, promise
 
 from celery_clone import bootsteps
 from celery_clone.app.trace import build_tracer
-from celery_clone.exceptions import (
-    ContentDisallowed,
-    DecodeError,
-    InvalidTaskError,
-    WorkerShutdown,
-    WorkerTerminate,
-)
+from celery_clone.exceptions import InvalidTaskError, WorkerShutdown, WorkerTerminate
 from celery_clone.message import codec
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.nodenames import gethostname
