@@ -14,9 +14,16 @@ from typing import Any, ClassVar
 from celery_clone import states
 from celery_clone.canvas.chord import chord, earliest, without_header_links
 from celery_clone.canvas.group import group, is_empty_group, is_lazy, single_member, without_placing
-from celery_clone.canvas.signature import Signature, as_signature, copied, maybe_signature, shortened
+from celery_clone.canvas.signature import (
+    Signature,
+    as_signature,
+    copied,
+    is_several,
+    maybe_signature,
+    shortened,
+)
 from celery_clone.result import EagerResult, allow_join_result
-from celery_clone.utils.functional import is_list, maybe_list
+from celery_clone.utils.functional import maybe_list
 from celery_clone.utils.objects import getitem_property
 
 __all__ = ("chain", "flatten", "freeze_backwards", "upgrade")
@@ -136,7 +143,7 @@ class _chain(Signature):  # noqa: N801 (Celery's name, used for isinstance)
         return made
 
     def __init__(self, *tasks: Any, **options: Any) -> None:
-        steps: Any = tasks[0] if len(tasks) == 1 and is_list(tasks[0]) else tasks
+        steps: Any = tasks[0] if len(tasks) == 1 and is_several(tasks[0]) else tasks
         app = options.get("app")
         kind = tuple if isinstance(steps, tuple) else list
         steps = kind(as_signature(task, app, taker="chain()") for task in steps)
@@ -417,7 +424,7 @@ class chain(_chain):
     """
 
     def __new__(cls, *tasks: Any, **kwargs: Any) -> Any:
-        if kwargs or not tasks or (len(tasks) == 1 and not is_list(tasks[0])):
+        if kwargs or not tasks or (len(tasks) == 1 and not is_several(tasks[0])):
             return super().__new__(cls)
         if cls is not chain:
             # A class of the user's own keeps its type; its steps are paired when they are sent.

@@ -12,7 +12,14 @@ from typing import Any
 
 from celery_clone.canvas.counting import completions_of_all
 from celery_clone.canvas.group import _send_members, group, handed_down, is_empty_group, is_lazy
-from celery_clone.canvas.signature import Signature, as_signature, copied, maybe_signature, shortened
+from celery_clone.canvas.signature import (
+    Signature,
+    as_signature,
+    copied,
+    is_several,
+    maybe_signature,
+    shortened,
+)
 from celery_clone.result import allow_join_result
 from celery_clone.utils.functional import maybe_list, regen
 from celery_clone.utils.ids import uuid
@@ -87,7 +94,7 @@ def _header_members(header: Any, app: Any) -> Any:
             # As in Celery: the steps become members.  For one member that is a chain give [chain].
             return list(header.tasks)
         return [header]
-    members = regen(header)
+    members = regen(header if is_several(header) else [header])
     taken = (as_signature(task, app, taker="chord()").clone() for task in members)
     return regen(taken) if is_lazy(members) else list(taken)
 
@@ -148,7 +155,7 @@ class chord(Signature):
         self["subtask_type"] = "chord"
 
     def __call__(self, body: Any = None, **options: Any) -> Any:
-        return self.apply_async((), {"body": body} if body else {}, **options)
+        return self.apply_async((), {} if body is None else {"body": body}, **options)
 
     def clone(self, *args: Any, **kwargs: Any) -> Any:
         """Copy the chord with its header and body; *args* and *kwargs* are for the header."""
@@ -414,7 +421,7 @@ class chord(Signature):
     def link_error(self, errback: Any) -> Any:
         """Have *errback* called if the chord fails.
 
-        It is linked to the body; to each member of the header too, as an immutable copy, with
+        It is linked to the body; to each member of the header too, as a copy, with
         ``task_allow_error_cb_on_chord_header``.  A chord in the header links it by the same rule.
         """
         errback = maybe_signature(errback)
@@ -422,7 +429,7 @@ class chord(Signature):
         on_header = self.app.conf.task_allow_error_cb_on_chord_header
         for member in self.tasks.tasks if isinstance(self.tasks, group) else self.tasks:
             if on_header:
-                member.link_error(errback.clone(immutable=True))
+                member.link_error(errback.clone())
             elif member.get("subtask_type") == "chord":
                 member.link_error(errback)
         body.link_error(errback)

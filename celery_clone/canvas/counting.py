@@ -17,7 +17,7 @@ def completions(signature: Any) -> int:
 
     A group counts by its members, a chain by its last step that counts at all, a chord by its body.
     """
-    if not isinstance(signature, Mapping):
+    if not isinstance(signature, (dict, Mapping)):
         return 0 if signature is None else completions_of_all(signature)
     kind = signature.get("subtask_type")
     if kind == "group":

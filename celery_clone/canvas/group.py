@@ -11,7 +11,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from celery_clone.canvas.counting import completions
-from celery_clone.canvas.signature import Signature, as_signature, copied, maybe_signature, shortened
+from celery_clone.canvas.signature import (
+    Signature,
+    as_signature,
+    copied,
+    is_several,
+    maybe_signature,
+    shortened,
+)
 from celery_clone.result import GroupResult
 from celery_clone.utils.functional import lookahead, maybe_list, regen
 from celery_clone.utils.ids import uuid
@@ -70,7 +77,7 @@ def handed_down(parent: Any, member: Any) -> Any:
 def members_of(tasks: Iterable[Any], app: Any) -> Iterator[Any]:
     """Yield the members with nested groups opened, in order; chains without steps are left out."""
     for task in tasks:
-        member = maybe_signature(task, app=app)._unfolded()
+        member = (maybe_signature(task, app=app) if app or type(task) is dict else task)._unfolded()
         if isinstance(member, group):
             for inner in members_of(member.tasks, app):
                 yield handed_down(member, inner)
@@ -96,9 +103,7 @@ class group(Signature):
         """Make a group of its dictionary; ``d["kwargs"]["tasks"]`` may hold signatures or dictionaries."""
         tasks = d["kwargs"]["tasks"]
         read = (maybe_signature(task, app=app) for task in tasks)
-        made = cls(
-            regen(read) if is_lazy(tasks) else type(tasks)(read), app=app, **d.get("options") or {}
-        )
+        made = cls(regen(read) if is_lazy(tasks) else type(tasks)(read), app=app, **d.get("options") or {})
         made["args"], made["immutable"] = tuple(d.get("args") or ()), bool(d.get("immutable"))
         return made
 
@@ -108,9 +113,10 @@ class group(Signature):
             members = tasks[0]
             if isinstance(members, group):
                 members = members.tasks
-            elif isinstance(members, Signature):
-                members = [members.clone()]
-            members = regen(members)
+            elif is_several(members):
+                members = regen(members)
+            else:
+                members = [as_signature(members, options.get("app"), taker="group()").clone()]
         app = options.get("app")
         if not is_lazy(members):
             # A list of its own: freezing puts other members into it.

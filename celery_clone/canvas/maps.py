@@ -91,9 +91,7 @@ class chunks(Signature):
     def from_dict(cls, d: dict[str, Any], app: Any = None) -> Any:
         """Make it of its dictionary."""
         kwargs = d["kwargs"]
-        return cls(
-            _read(kwargs["task"], app), kwargs["it"], kwargs["n"], app=app, **d.get("options") or {}
-        )
+        return cls(_read(kwargs["task"], app), kwargs["it"], kwargs["n"], app=app, **d.get("options") or {})
 
     def __init__(self, task: Any, it: Iterable[Any], n: int, **options: Any) -> None:
         super().__init__(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
 from celery_clone._state import get_current_app
 from celery_clone.utils import abstract
-from celery_clone.utils.functional import maybe_list
+from celery_clone.utils.functional import is_list, maybe_list
 from celery_clone.utils.ids import uuid
 from celery_clone.utils.objects import getitem_property
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from celery_clone.result import AsyncResult
 
 __all__ = ("Signature", "maybe_signature", "maybe_subtask", "signature", "subtask")
+
+#: Types whose values need no copy; asked first, as most options are of these.
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 Kind = TypeVar("Kind", bound="type[Signature]")
 Options = dict[str, Any]
@@ -45,11 +48,11 @@ def copied(value: Any) -> Any:
 
     ``copy.deepcopy`` would copy connections, lazy arguments and every payload along.
     """
+    kind = type(value)
     if isinstance(value, Signature):
         return value.clone()
-    kind = type(value)
     if kind is dict:
-        return {key: copied(each) for key, each in value.items()}
+        return {key: each if type(each) in _PLAIN else copied(each) for key, each in value.items()}
     if kind is list or kind is tuple:
         return kind(copied(each) for each in value)
     return value
@@ -57,11 +60,16 @@ def copied(value: Any) -> Any:
 
 def as_signature(value: Any, app: Any = None, *, taker: str) -> Any:
     """Give *value* as a signature; *taker* says in the error who wanted one."""
-    if isinstance(value, (Signature, abstract.CallableSignature)):
+    if isinstance(value, Signature) or isinstance(value, abstract.CallableSignature):  # noqa: SIM101 (fast first)
         return value
     if isinstance(value, Mapping) and "task" in value:
         return Signature.from_dict(cast("dict[str, Any]", value), app=app)
     _refuse(value, taker)
+
+
+def is_several(value: Any) -> bool:
+    """Is it an iterable of signatures?  Not a signature, and not a task, whose proxy can be iterated too."""
+    return is_list(value) and not isinstance(value, abstract.CallableTask)
 
 
 def _refuse(value: Any, taker: str) -> NoReturn:
@@ -163,18 +171,22 @@ class Signature(dict[str, Any]):
                 for part, default in _DEFAULTS.items():
                     self.setdefault(part, copied(default))
             return
-        name = getattr(task, "name", None)
-        if name is None:
-            name = task
-        else:
-            self._type = task
-        super().__init__(
-            task=name,
-            args=tuple(args or ()),
-            kwargs=kwargs or {},
-            options={**(options or {}), **ex},
-            subtask_type=subtask_type,
-            immutable=immutable,
+        name = task
+        if not isinstance(task, str):
+            name = getattr(task, "name", None)
+            if name is None:
+                name = task
+            else:
+                self._type = task
+        self.update(
+            {
+                "task": name,
+                "args": tuple(args or ()),
+                "kwargs": kwargs or {},
+                "options": {**options, **ex} if options else ex,
+                "subtask_type": subtask_type,
+                "immutable": immutable,
+            }
         )
 
     # -- calling
@@ -273,7 +285,19 @@ class Signature(dict[str, Any]):
 
         Options, callbacks included, are copied; the values of the arguments are shared.
         """
-        args, kwargs, options = self._merge(args, kwargs, opts or None)
+        if args or kwargs or opts:
+            args, kwargs, options = self._merge(args, kwargs, opts)
+        else:
+            args, kwargs, options = self["args"], self["kwargs"], self["options"]
+        if type(self) is Signature and not self["subtask_type"]:
+            # Hot: every member of every group passes here.
+            twin = Signature.__new__(Signature)
+            twin.update(self)
+            twin["args"] = tuple(args)
+            twin["kwargs"] = dict(kwargs)
+            twin["options"] = copied(options) if options else {}
+            twin._app, twin._type = self._app, self._type
+            return twin
         return self._twin(tuple(args), dict(kwargs), copied(options))
 
     def partial(self, args: Any = None, kwargs: Any = None, **opts: Any) -> Any:
@@ -282,23 +306,21 @@ class Signature(dict[str, Any]):
 
     def _twin(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Any:
         """Give a signature of the same type with these parts."""
-        parts = {
-            "task": self["task"],
-            "args": args,
-            "kwargs": kwargs,
-            "options": options,
-            "subtask_type": self["subtask_type"],
-            "immutable": self["immutable"],
-        }
-        if type(self) is Signature and not parts["subtask_type"]:
-            # Hot: every member of every group passes here.
-            twin = Signature.__new__(Signature)
-            twin.update(parts)
-            twin._app = self._app
-        else:
-            twin = Signature.from_dict(parts, app=self._app)
-            # Not every type's constructor takes these two.
-            twin["args"], twin["immutable"] = args, self["immutable"]
+        # Types that are not registered under their subtask_type know best how to make themselves.
+        maker = Signature if self["subtask_type"] else type(self)
+        twin = maker.from_dict(
+            {
+                "task": self["task"],
+                "args": args,
+                "kwargs": kwargs,
+                "options": options,
+                "subtask_type": self["subtask_type"],
+                "immutable": self["immutable"],
+            },
+            app=self._app,
+        )
+        # Not every type's constructor takes these two.
+        twin["args"], twin["immutable"] = args, self["immutable"]
         twin._type = self._type
         return twin
 
@@ -549,7 +571,7 @@ def maybe_signature(d: Any, app: Any = None, clone: bool = False) -> Any:
     """
     if d is None:
         return None
-    if isinstance(d, abstract.CallableSignature):
+    if isinstance(d, Signature) or isinstance(d, abstract.CallableSignature):  # noqa: SIM101 (fast first)
         if clone:
             d = d.clone()
     elif isinstance(d, dict):

@@ -1,0 +1,130 @@
+"""Workflows of any shape give what a model of a few lines says, when they are applied here.
+
+The model knows trees of tuples only: what a chain, a group and a chord mean, and that a group of one in
+a chain is that one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from celery_clone import Celery
+from celery_clone.canvas import chain, chord, group, signature
+
+Tree = Any
+
+
+def steps(tasks: list[Tree]) -> list[Tree]:
+    """The steps of a chain: chains opened, groups of none left out, groups of one unrolled."""
+    opened: list[Tree] = []
+    for tree in tasks:
+        opened += steps(tree[1]) if tree[0] == "chain" else [tree]
+    opened = [tree for tree in opened if tree[0] != "group" or tree[1]]
+    found: list[Tree] = []
+    for tree in opened:
+        after_a_leading_group = len(found) == 1 and found[0][0] == "group"
+        if tree[0] == "group" and len(tree[1]) == 1 and not after_a_leading_group:
+            found += steps([tree[1][0]])
+        else:
+            found.append(tree)
+    return found
+
+
+def normal(tree: Tree) -> Tree:
+    """The tree as the constructors take it: a chain of one group is that group."""
+    if tree[0] == "task":
+        return tree
+    if tree[0] == "chord":
+        return ("chord", [normal(each) for each in tree[1]], normal(tree[2]))
+    inner = [normal(each) for each in tree[1]]
+    if tree[0] == "chain":
+        laid_out = steps(inner)
+        if len(laid_out) == 1 and laid_out[0][0] == "group":
+            return laid_out[0]
+    return (tree[0], inner)
+
+
+def members(trees: list[Tree]) -> Iterator[Tree]:
+    for tree in trees:
+        if tree[0] == "group":
+            yield from members(tree[1])
+        elif tree[0] != "chain" or steps(tree[1]):
+            yield tree
+
+
+def expected(tree: Tree, value: Any) -> Any:
+    if tree[0] == "task":
+        return called(value, tree[1])
+    if tree[0] == "group":
+        return [expected(member, value) for member in members(tree[1])]
+    if tree[0] == "chord":
+        return expected(tree[2], [expected(member, value) for member in members(tree[1])])
+    for step in steps(tree[1]):
+        value = expected(step, value)
+    return value
+
+
+def called(value: Any, tag: int) -> str:
+    shown = f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+    return f"{tag}({shown})"
+
+
+def does_something(tree: Tree) -> bool:
+    return tree[0] != "chain" or bool(steps(tree[1]))
+
+
+trees = st.recursive(
+    st.integers(0, 99).map(lambda tag: ("task", tag)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4).map(lambda tasks: ("chain", tasks)),
+        st.lists(inner, max_size=3).map(lambda tasks: ("group", tasks)),
+        st.tuples(st.just("chord"), st.lists(inner, max_size=3), inner.filter(does_something)),
+    ),
+    max_leaves=12,
+)
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[Celery]:
+    app = Celery("model", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.task_always_eager = True
+    app.task(name="call", shared=False)(called)
+    yield app
+    app.close()
+
+
+def build(app: Celery, tree: Tree) -> Any:
+    if tree[0] == "task":
+        return signature("call", args=(tree[1],), app=app)
+    parts = [build(app, each) for each in tree[1]]
+    if tree[0] == "chord":
+        return chord(parts, build(app, tree[2]))
+    return chain(parts) if tree[0] == "chain" else group(parts)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tree=trees.filter(does_something))
+def test_any_workflow_gives_what_the_model_says(app: Celery, tree: Tree) -> None:
+    assert build(app, tree).apply(("x",)).get() == expected(normal(tree), "x")
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tree=trees.filter(does_something))
+def test_freezing_any_workflow_twice_changes_nothing(app: Celery, tree: Tree) -> None:
+    made = build(app, tree)
+
+    assert made.freeze().as_tuple() == made.freeze().as_tuple()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tree=trees.filter(does_something))
+def test_any_workflow_is_the_same_after_it_was_frozen(app: Celery, tree: Tree) -> None:
+    made = build(app, tree)
+    made.freeze()
+
+    assert made.apply(("x",)).get() == expected(normal(tree), "x")
