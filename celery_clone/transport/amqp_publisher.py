@@ -43,8 +43,8 @@ class Unroutable(OperationalError):
     def __init__(self, exchange: str, routing_key: str) -> None:
         super().__init__(
             f"No queue takes messages from exchange {exchange!r} with routing key {routing_key!r}, so the "
-            "broker returned the message.  Declare the queue and its binding (task_queues), or correct exchange "
-            "and routing key of the call."
+            "broker returned the message.  Declare the queue and its binding (task_queues), or correct "
+            "exchange and routing key of the call."
         )
 
 

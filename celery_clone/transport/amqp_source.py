@@ -260,7 +260,7 @@ class AmqpSource:
         self.flush()
 
     def flush(self) -> None:
-        """Send acknowledgements in one write: a frame for an unbroken run of the oldest, one for each other."""
+        """Acknowledge in one write: a frame for the unbroken run of the oldest, one for each other."""
         acks = self._acks
         if not acks:
             return

@@ -79,6 +79,7 @@ class RedisSource:
     """A :class:`~celery_clone.transport.protocols.MessageSource` over Redis."""
 
     survives_reconnect = True
+    keeps_dead = True
 
     def __init__(
         self,
@@ -165,6 +166,9 @@ class RedisSource:
         self._lists = self.layout.lists_of(self._queues)
         self._bell.set_keys(self._lists)
         self._pack_claim()
+        if self.held.tags:
+            # Their leases may be about to run out, if the connection was away for long.
+            self._forget(self._call([self.renewal()])[0])
 
     def _consume(self, queue: str) -> str:
         consumer_tag = uuid()
@@ -202,16 +206,20 @@ class RedisSource:
             pass  # nothing came; the caller looks at the time
 
     def _claim(self, credit: int) -> list[Delivery]:
+        if self._closed:
+            return []
         found, self._arrived = self._arrived[:credit], self._arrived[credit:]
-        wanted = 0 if self._quiet or not self._lists else min(credit - len(found), LARGEST_BATCH)
-        if wanted > 0 and self._bell.silent():
-            wanted = 0
-        if wanted <= 0 and not self.held.acks and not self.held.outbox:
+        if self._quiet or not self._lists or credit <= len(found) or self._bell.silent():
+            self.flush()
             return found
-        claimed = self._exchange(max(0, wanted))
-        if wanted > 0 and len(claimed) < wanted:
-            self._bell.arm()
-        return found + claimed if found else claimed
+        while len(found) < credit:
+            wanted = min(credit - len(found), LARGEST_BATCH)
+            claimed = self._exchange(wanted)
+            found += claimed
+            if len(claimed) < wanted:
+                self._bell.arm()
+                break
+        return found
 
     def _exchange(self, credit: int) -> list[Delivery]:
         """Send what is buffered together with a claim of *credit* messages."""
@@ -312,7 +320,7 @@ class RedisSource:
 
     def flush(self) -> None:
         """Send what is buffered."""
-        if self.held.acks or self.held.outbox:
+        if (self.held.acks or self.held.outbox) and not self._closed:
             self._exchange(0)
 
     # -- leases ---------------------------------------------------------------------------------------
@@ -401,7 +409,6 @@ class RedisSource:
         """Send what is buffered and let go.  What is still held stays claimed until its lease runs out."""
         if self._closed:
             return
-        self._closed = self._quiet = True
         for timer in self._timers:
             timer.cancel()
         if self._keeper is not None:
@@ -411,6 +418,7 @@ class RedisSource:
         except (RedisError, OSError):
             # A later source sends it, or the leases run out: nothing is lost, some work may be repeated.
             logger.warning("Could not send the last acknowledgements to Redis.", exc_info=True)
+        self._closed = self._quiet = True
         self._bell.close()
         client, self._redis = self._redis, None
         if client is not None:
