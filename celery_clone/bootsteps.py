@@ -439,9 +439,7 @@ class Blueprint:
         With ``propagate`` an error ends the round; else it is logged, so that
         one step cannot keep the others from stopping.
         """
-        self._tell(
-            reversed(parent.steps) if reverse else parent.steps, parent, method, description, propagate, args
-        )
+        self._tell(reversed(parent.steps) if reverse else parent.steps, parent, method, description, propagate, args)
 
     def _tell(
         self,
@@ -464,7 +462,7 @@ class Blueprint:
                 if propagate:
                     raise
                 # The error stands in the line itself: people search for it.
-                logger.exception("Error on %s %s: %r", description, step.alias, error)  # noqa: TRY401
+                logger.exception("Error on %s %s: %r", description, step.alias, error)
 
     def stop(self, parent: Any, close: bool = True, terminate: bool = False) -> None:
         """Close, then stop in reverse what was started; legal early and twice.

@@ -289,8 +289,7 @@ class Pidfile:
         with open(self.path) as file:
             if file.read() != content:
                 raise LockFailed(
-                    f"Inconsistency: Pidfile {self.path} doesn't match at re-read. "
-                    "Does another process write it?"
+                    f"Inconsistency: Pidfile {self.path} doesn't match at re-read. Does another process write it?"
                 )
 
 
@@ -514,9 +513,7 @@ def detached(
     Raises :exc:`RuntimeError` where the system has no daemons.
     """
     if resource is None:
-        raise RuntimeError(
-            "This platform does not support detach. Run in the foreground, under a service manager."
-        )
+        raise RuntimeError("This platform does not support detach. Run in the foreground, under a service manager.")
     workdir = os.getcwd() if workdir is None else workdir
     # A parent that ignored its children would make us ignore ours.
     signals.reset("SIGCLD")
@@ -616,8 +613,7 @@ def maybe_drop_privileges(uid: int | str | None = None, gid: int | str | None = 
         return
     if os.geteuid() and not os.getuid():
         raise SecurityError(
-            "Cannot change user: the real user is root, the effective user is not. "
-            "Start as root or as the user wanted."
+            "Cannot change user: the real user is root, the effective user is not. Start as root or as the user wanted."
         )
     user_id = parse_uid(uid) if uid else None
     group_id = parse_gid(gid) if gid else None
@@ -645,9 +641,7 @@ def _become_user(uid: int, gid: int | None) -> None:
         if error.errno != errno.EPERM:
             raise
         return  # the way back is closed, as it must be
-    raise SecurityError(
-        f"User {uid} is able to become root again after setuid. Do not run tasks on this system."
-    )
+    raise SecurityError(f"User {uid} is able to become root again after setuid. Do not run tasks on this system.")
 
 
 def check_privileges(accept_content: Collection[str]) -> None:

@@ -59,15 +59,12 @@ Cronspec: TypeAlias = "int | str | Iterable[int]"
 CRON_PATTERN_INVALID = "Invalid crontab pattern. Valid range is {min}-{max}. '{value}' was found."
 
 CRON_INVALID_TYPE = (
-    "Argument cronspec needs to be of any of the following types: int, str, or an iterable type. "
-    "{type!r} was given."
+    "Argument cronspec needs to be of any of the following types: int, str, or an iterable type. {type!r} was given."
 )
 
 CRON_EMPTY = "Invalid crontab: {name} has no value, so it would never run. Use '*' for all values."
 
-CRON_INVALID_DATE = (
-    "Invalid crontab: day_of_month {day_of_month!r} never occurs in month_of_year {month_of_year!r}."
-)
+CRON_INVALID_DATE = "Invalid crontab: day_of_month {day_of_month!r} never occurs in month_of_year {month_of_year!r}."
 
 #: Days a month can have.
 CRON_DAYS_IN_MONTH = {1: 31, 2: 29, 3: 31, 4: 30, 5: 31, 6: 30, 7: 31, 8: 31, 9: 30, 10: 31, 11: 30, 12: 31}
@@ -113,9 +110,7 @@ class BaseSchedule:
 
     def remaining_estimate(self, last_run_at: datetime) -> timedelta:
         """Return the time left until the next run after ``last_run_at``; negative if it is over."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must say when it runs: define remaining_estimate()."
-        )
+        raise NotImplementedError(f"{type(self).__name__} must say when it runs: define remaining_estimate().")
 
     def is_due(self, last_run_at: datetime) -> tuple[bool, float]:
         """Return whether it is time to run, and the seconds until the next question.
@@ -275,18 +270,14 @@ class crontab_parser:
             raise self.ParseException(f"negative numbers not supported: {part!r}.")
         match = self._part.fullmatch(part)
         if match is None:
-            raise ValueError(
-                f"Invalid crontab pattern {part!r}. Write a value, a-b, * or any of them with /step."
-            )
+            raise ValueError(f"Invalid crontab pattern {part!r}. Write a value, a-b, * or any of them with /step.")
         values = self._all_values()
         if match["first"]:
             values = self._range(self._number(match["first"]), match["last"])
         if match["step"] is None:
             return values
         if match["first"] and not match["last"]:
-            raise ValueError(
-                f"Invalid crontab pattern {part!r}: a step needs a range, such as 0-{self._last}."
-            )
+            raise ValueError(f"Invalid crontab pattern {part!r}: a step needs a range, such as 0-{self._last}.")
         return values[:: self._step(match["step"][1:])]
 
     @property
@@ -412,9 +403,7 @@ def _put_forward_lately(last: datetime, last_utc: datetime, zone: tzinfo) -> tim
     return max(change, NO_TIME)
 
 
-def _earliest_run(
-    walls: Iterable[datetime], last_utc: datetime, zone: tzinfo, rules: _ClockRules
-) -> datetime | None:
+def _earliest_run(walls: Iterable[datetime], last_utc: datetime, zone: tzinfo, rules: _ClockRules) -> datetime | None:
     """Return the first moment after ``last_utc`` at which one of the ``walls``, in order, has a run."""
     chosen: datetime | None = None
     for wall in walls:
@@ -482,9 +471,7 @@ class crontab(BaseSchedule):
         """
         fields = crontab.split()
         if len(fields) != 5:
-            raise ValueError(
-                f"A crontab has five fields, {crontab!r} has {len(fields)}. Write * for any value."
-            )
+            raise ValueError(f"A crontab has five fields, {crontab!r} has {len(fields)}. Write * for any value.")
         minute, hour, day_of_month, month_of_year, day_of_week = fields
         return cls(minute, hour, day_of_week, day_of_month, month_of_year)
 
@@ -511,18 +498,14 @@ class crontab(BaseSchedule):
                 raise ValueError(CRON_EMPTY.format(name=name))
         if min(self.day_of_month) > max(CRON_DAYS_IN_MONTH[month] for month in self.month_of_year):
             raise ValueError(
-                CRON_INVALID_DATE.format(
-                    day_of_month=self._orig_day_of_month, month_of_year=self._orig_month_of_year
-                )
+                CRON_INVALID_DATE.format(day_of_month=self._orig_day_of_month, month_of_year=self._orig_month_of_year)
             )
 
     def next_run(self, last_run_at: datetime, zone: tzinfo) -> datetime:
         """Return the first moment after ``last_run_at`` at which this runs, in ``zone``."""
         found = next_moment(self._fields, last_run_at.astimezone(zone), zone, self._clock_rules)
         if found is None:
-            raise RuntimeError(
-                f"{self!r} does not run in the next {YEARS_AHEAD} years. Check its days and months."
-            )
+            raise RuntimeError(f"{self!r} does not run in the next {YEARS_AHEAD} years. Check its days and months.")
         return found
 
     @cached_property
@@ -541,9 +524,7 @@ class crontab(BaseSchedule):
         every_few_minutes = len(self.minute) == 60 or str(self._orig_minute).startswith("*")
         return _ClockRules(every_pass=every_hour or every_few_minutes, make_up=not every_hour)
 
-    def remaining_delta(
-        self, last_run_at: datetime, tz: str | tzinfo | None = None
-    ) -> tuple[datetime, Any, datetime]:
+    def remaining_delta(self, last_run_at: datetime, tz: str | tzinfo | None = None) -> tuple[datetime, Any, datetime]:
         """Return last run, the jump from there to the next one, and the current time.
 
         All in the zone ``tz``, the schedule's own by default.

@@ -126,9 +126,7 @@ class BaseLoader:
         """Import a module."""
         return importlib.import_module(module, package=package)
 
-    def import_from_cwd(
-        self, module: str, imp: Callable[..., Any] | None = None, package: str | None = None
-    ) -> Any:
+    def import_from_cwd(self, module: str, imp: Callable[..., Any] | None = None, package: str | None = None) -> Any:
         """Import a module, looking into the current directory first."""
         return import_from_cwd(module, self.import_module if imp is None else imp, package=package)
 
@@ -258,9 +256,7 @@ class BaseLoader:
         namespace, _, name = key.partition("_")
         found = self.app.conf.find_option(name, namespace)
         if found is None or found.namespace != namespace or found.key != name:
-            raise KeyError(
-                f"Unknown setting: {key!r}. Write namespace and name, such as worker.concurrency=4."
-            )
+            raise KeyError(f"Unknown setting: {key!r}. Write namespace and name, such as worker.concurrency=4.")
         return found.type
 
 
@@ -273,9 +269,7 @@ class _Discovery(threading.local):
 _discovery = _Discovery()
 
 
-def autodiscover_tasks(
-    packages: Iterable[str], related_name: str | None = "tasks"
-) -> Sequence[ModuleType | None]:
+def autodiscover_tasks(packages: Iterable[str], related_name: str | None = "tasks") -> Sequence[ModuleType | None]:
     """Import the module ``related_name`` of each package; ``None`` where there is none.
 
     A task module that asks for discovery while it is imported gets nothing: it

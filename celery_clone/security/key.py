@@ -22,9 +22,7 @@ class PrivateKey:
     def __init__(self, key: str | bytes, password: str | bytes | None = None) -> None:
         # A password too many or missing is a TypeError of the library.
         with reraise_errors("Invalid private key: {0!r}", errors=(ValueError, TypeError)):
-            loaded = load_pem_private_key(
-                to_bytes(key), password=None if password is None else to_bytes(password)
-            )
+            loaded = load_pem_private_key(to_bytes(key), password=None if password is None else to_bytes(password))
             if not isinstance(loaded, rsa.RSAPrivateKey):
                 raise ValueError("Non-RSA keys are not supported. Make an RSA key.")
         self._key = loaded

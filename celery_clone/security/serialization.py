@@ -74,9 +74,7 @@ class SecureSerializer:
             self._cert_store[payload["signer"]].verify(body, payload["signature"], self._digest)
         return loads(body, payload["content_type"], payload["content_encoding"], force=True)
 
-    def _pack(
-        self, body: bytes, content_type: str, content_encoding: str, signer: str, signature: bytes
-    ) -> str:
+    def _pack(self, body: bytes, content_type: str, content_encoding: str, signer: str, signature: bytes) -> str:
         parts = (b64encode(signer), b64encode(signature), content_type, content_encoding, body)
         return b64encode(DEFAULT_SEPARATOR.join(to_bytes(part) for part in parts))
 

@@ -46,9 +46,7 @@ def get_digest_algorithm(digest: str = DEFAULT_SECURITY_DIGEST) -> Any:
 
 
 @contextmanager
-def reraise_errors(
-    msg: str = "{0!r}", errors: tuple[type[BaseException], ...] | None = None
-) -> Iterator[None]:
+def reraise_errors(msg: str = "{0!r}", errors: tuple[type[BaseException], ...] | None = None) -> Iterator[None]:
     """Raise errors of the body as :exc:`~celery_clone.exceptions.SecurityError`.
 
     ``msg`` is formatted with the error; ``errors`` says which ones, those of

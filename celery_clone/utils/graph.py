@@ -196,9 +196,7 @@ class GraphFormatter:
 
     def head(self, **attrs: Any) -> bytes:
         """Return the first lines of a drawing."""
-        return self.FMT(
-            DOT.HEAD.strip(), id=self.id, type=self.type, attrs=self.attrs(attrs, self.graph_scheme)
-        )
+        return self.FMT(DOT.HEAD.strip(), id=self.id, type=self.type, attrs=self.attrs(attrs, self.graph_scheme))
 
     def tail(self) -> bytes:
         """Return the last line of a drawing."""
@@ -236,8 +234,6 @@ class GraphFormatter:
             attrs=self.attrs(attrs, scheme or self.edge_scheme),
         )
 
-    def draw_node(
-        self, obj: Any, scheme: dict[str, Any] | None = None, attrs: dict[str, Any] | None = None
-    ) -> bytes:
+    def draw_node(self, obj: Any, scheme: dict[str, Any] | None = None, attrs: dict[str, Any] | None = None) -> bytes:
         """Return the line of a node."""
         return self.FMT(DOT.NODE, self.label(obj), attrs=self.attrs(attrs, scheme))

@@ -15,7 +15,5 @@ __all__ = ("parse_iso8601",)
 
 def parse_iso8601(datestring: str) -> datetime:
     """Return the moment an ISO 8601 text stands for; :exc:`ValueError` if it is none."""
-    deprecated.warn(
-        "parse_iso8601", "v5.3", "v6", "datetime.datetime.fromisoformat or dateutil.parser.isoparse"
-    )
+    deprecated.warn("parse_iso8601", "v5.3", "v6", "datetime.datetime.fromisoformat or dateutil.parser.isoparse")
     return _time.parse_iso8601(datestring)

@@ -59,9 +59,7 @@ def subclass_exception(name: str, parent: type[BaseException], module: str) -> t
     return type(name, (parent,), {"__module__": module})
 
 
-def create_exception_cls(
-    name: str, module: str, parent: type[BaseException] | None = None
-) -> type[BaseException]:
+def create_exception_cls(name: str, module: str, parent: type[BaseException] | None = None) -> type[BaseException]:
     """Return a stand-in for an exception class that cannot be imported here."""
     return subclass_exception(name, parent or Exception, module)
 
@@ -133,9 +131,7 @@ class UnpickleableExceptionWrapper(Exception):
     #: Arguments of the original; what could not be pickled is a text here.
     exc_args: tuple[Any, ...] | None = None
 
-    def __init__(
-        self, exc_module: str, exc_cls_name: str, exc_args: Iterable[Any], text: str | None = None
-    ) -> None:
+    def __init__(self, exc_module: str, exc_cls_name: str, exc_args: Iterable[Any], text: str | None = None) -> None:
         safe_arguments = ensure_serializable(exc_args, _pickle_round_trip)
         self.exc_module = exc_module
         self.exc_cls_name = exc_cls_name
@@ -221,9 +217,7 @@ def strtobool(term: Any, table: Mapping[str, bool] | None = None) -> Any:
     try:
         return known[term.lower()]
     except KeyError:
-        raise TypeError(
-            f"Cannot coerce {term!r} to type bool. Use one of: {', '.join(sorted(known))}."
-        ) from None
+        raise TypeError(f"Cannot coerce {term!r} to type bool. Use one of: {', '.join(sorted(known))}.") from None
 
 
 def _date_text(value: date | time) -> str:
@@ -243,9 +237,7 @@ def _describes_itself(value: Any) -> bool:
 
     Asked by name, because nothing in ``utils`` may load kombu.
     """
-    return any(
-        kind.__module__ == "kombu.abstract" and kind.__name__ == "Object" for kind in type(value).__mro__
-    )
+    return any(kind.__module__ == "kombu.abstract" and kind.__name__ == "Object" for kind in type(value).__mro__)
 
 
 def jsonify(
@@ -261,9 +253,7 @@ def jsonify(
     converts what is left over.  Without it such a value raises
     :exc:`ValueError` that names ``key``, the place where it was found.
     """
-    nested = partial(
-        jsonify, builtin_types=builtin_types, keyfilter=keyfilter, unknown_type_filter=unknown_type_filter
-    )
+    nested = partial(jsonify, builtin_types=builtin_types, keyfilter=keyfilter, unknown_type_filter=unknown_type_filter)
     if obj is None or isinstance(obj, builtin_types):
         return obj
     if _describes_itself(obj):
@@ -271,16 +261,13 @@ def jsonify(
     if isinstance(obj, (tuple, list)):
         return [nested(item, key=key) for item in obj]
     if isinstance(obj, dict):
-        return {
-            name: nested(item, key=name) for name, item in obj.items() if keyfilter is None or keyfilter(name)
-        }
+        return {name: nested(item, key=name) for name, item in obj.items() if keyfilter is None or keyfilter(name)}
     if isinstance(obj, (date, time)):
         return _date_text(obj)
     if isinstance(obj, timedelta):
         return str(obj)
     if unknown_type_filter is None:
         raise ValueError(
-            f"Unsupported type: {type(obj)!r} {obj!r} (parent: {key}). "
-            "Convert it, or pass unknown_type_filter."
+            f"Unsupported type: {type(obj)!r} {obj!r} (parent: {key}). Convert it, or pass unknown_type_filter."
         )
     return unknown_type_filter(obj)

@@ -176,9 +176,7 @@ class _Zone:
         """Return the given zone, or the system's if there is none."""
         return self.local if tzinfo is None else self.get_timezone(tzinfo)
 
-    def to_local(
-        self, dt: datetime, local: tzinfo | str | None = None, orig: tzinfo | None = None
-    ) -> datetime:
+    def to_local(self, dt: datetime, local: tzinfo | str | None = None, orig: tzinfo | None = None) -> datetime:
         """Return ``dt`` in the zone ``local``; without zone it is taken to be in ``orig`` (UTC)."""
         if is_naive(dt):
             dt = make_aware(dt, orig or self.utc)
@@ -461,9 +459,7 @@ class ffwd:
     ) -> None:
         self.fold: int | None = kwargs.pop("fold", None)
         if kwargs:
-            raise TypeError(
-                f"ffwd() has no field {', '.join(sorted(kwargs))}. Use those of a date, or weeks."
-            )
+            raise TypeError(f"ffwd() has no field {', '.join(sorted(kwargs))}. Use those of a date, or weeks.")
         self.year = year
         self.month = month
         self.weeks = weeks
@@ -547,9 +543,7 @@ def yearmonth(name: str) -> int:
     return _number_of(name, YEARMONTHS)
 
 
-def humanize_seconds(
-    secs: float, prefix: str = "", sep: str = "", now: str = "now", microseconds: bool = False
-) -> str:
+def humanize_seconds(secs: float, prefix: str = "", sep: str = "", now: str = "now", microseconds: bool = False) -> str:
     """Return a time span in words, such as ``1.00 minute`` for 60 seconds.
 
     ``prefix`` and ``sep`` stand before it, ``now`` is the text for nothing (and,
@@ -645,9 +639,7 @@ def maybe_iso8601(dt: datetime | str | None) -> datetime | None:
 # -- offsets and back-off --------------------------------------------------
 
 
-def utcoffset(
-    time: ModuleType = _time, localtime: Callable[..., _time.struct_time] = _time.localtime
-) -> float:
+def utcoffset(time: ModuleType = _time, localtime: Callable[..., _time.struct_time] = _time.localtime) -> float:
     """Return how many hours UTC is ahead of this system now (negative east of Greenwich)."""
     west_of_utc: float = time.altzone if localtime().tm_isdst else time.timezone
     return west_of_utc / 3600
@@ -658,9 +650,7 @@ def adjust_timestamp(ts: float, offset: float, here: Callable[..., float] = utco
     return ts - (offset - here()) * 3600
 
 
-def get_exponential_backoff_interval(
-    factor: int, retries: int, maximum: int, full_jitter: bool = False
-) -> int:
+def get_exponential_backoff_interval(factor: int, retries: int, maximum: int, full_jitter: bool = False) -> int:
     """Return the seconds to wait before the next attempt, at most ``maximum``.
 
     Doubles with each attempt; with ``full_jitter`` a random number between zero

@@ -160,9 +160,7 @@ def test_there_is_no_pid_without_a_file(pidfile):
     assert pidfile.read_pid() is None
 
 
-@pytest.mark.parametrize(
-    ("text", "why"), [("123", "Partial"), ("x\n", "'x' is no process id"), ("", "Partial")]
-)
+@pytest.mark.parametrize(("text", "why"), [("123", "Partial"), ("x\n", "'x' is no process id"), ("", "Partial")])
 def test_a_broken_pid_file_is_told_and_removed(pidfile, text, why, capsys):
     write(pidfile, text)
     with pytest.raises(ValueError, match=why):
@@ -289,9 +287,7 @@ def stay_here(monkeypatch):
 
 def test_a_pretended_daemon_does_all_but_detach(tmp_path, stay_here):
     called = []
-    with DaemonContext(
-        workdir=tmp_path, umask="022", fake=True, after_chdir=lambda: called.append(os.getcwd())
-    ):
+    with DaemonContext(workdir=tmp_path, umask="022", fake=True, after_chdir=lambda: called.append(os.getcwd())):
         assert os.getcwd() == str(tmp_path)
         assert current_umask() == 0o022
     assert called == [str(tmp_path)]
@@ -529,9 +525,7 @@ def test_ordinary_users_may_accept_pickle(rights, groups):
 
 
 @pytest.mark.parametrize("content", ["pickle", "application/group-python-serialize"])
-@pytest.mark.parametrize(
-    ("ids", "group"), [({"uid": 0}, "users"), ({"euid": 0}, "users"), ({}, "wheel"), ({}, "sudo")]
-)
+@pytest.mark.parametrize(("ids", "group"), [({"uid": 0}, "users"), ({"euid": 0}, "users"), ({}, "wheel"), ({}, "sudo")])
 def test_the_superuser_may_not_accept_pickle(rights, groups, content, ids, group):
     rights(**{"uid": 1000, "euid": 1000, "gid": 1000, "egid": 1000, **ids})
     groups({1000: group})

@@ -158,9 +158,7 @@ def test_incomplete_patterns(pattern):
     assert crontab_parser.ParseException is ParseException
 
 
-@pytest.mark.parametrize(
-    "pattern", ["60", "1-60", "someday", "*/0", "*/x", "5/2", "1-2-3", "*5", "1 2", "0x10", "mon"]
-)
+@pytest.mark.parametrize("pattern", ["60", "1-60", "someday", "*/0", "*/x", "5/2", "1-2-3", "*5", "1 2", "0x10", "mon"])
 def test_patterns_that_make_no_sense(pattern):
     with pytest.raises(ValueError, match=r"Invalid|invalid literal"):
         crontab_parser(60 if pattern != "mon" else 1).parse(pattern)
@@ -296,9 +294,7 @@ def test_a_crontab_is_due_on_the_second():
     assert crontab(0, app=app_at(NOON)).is_due(NOON - timedelta(minutes=1)) == (True, 3600)
 
 
-@pytest.mark.parametrize(
-    ("deadline_s", "is_due"), [(None, True), (600, True), (599, False), (3600, True), (1, False)]
-)
+@pytest.mark.parametrize(("deadline_s", "is_due"), [(None, True), (600, True), (599, False), (3600, True), (1, False)])
 def test_a_run_missed_for_too_long_is_given_up(deadline_s, is_due):
     app = app_at(NOON + timedelta(minutes=10), beat_cron_starting_deadline=deadline_s)
     assert crontab(0, app=app).is_due(NOON - timedelta(hours=9)) == (is_due, 50 * 60)
@@ -339,9 +335,7 @@ def test_the_events_of_a_day_come_in_order(ephem):
 
 def test_the_zone_of_the_last_run_does_not_move_the_sun(ephem):
     sunset = solar("sunset", 51.48, 0, app=app_at(NOON))
-    assert sunset.remaining_estimate(NOON.astimezone(ZoneInfo("Asia/Tokyo"))) == sunset.remaining_estimate(
-        NOON
-    )
+    assert sunset.remaining_estimate(NOON.astimezone(ZoneInfo("Asia/Tokyo"))) == sunset.remaining_estimate(NOON)
 
 
 def test_an_event_of_the_sun_is_due_once(ephem):

@@ -278,9 +278,7 @@ def test_pools_of_connections_do_not_cross_a_fork(worker_fixup, connections, mon
     assert connection.pool_closed is closed
 
 
-def test_a_forked_process_closes_descriptors_without_a_word_to_the_server(
-    worker_fixup, connections, monkeypatch
-):
+def test_a_forked_process_closes_descriptors_without_a_word_to_the_server(worker_fixup, connections, monkeypatch):
     closed = []
     monkeypatch.setattr(os, "close", closed.append)
 

@@ -176,8 +176,7 @@ def test_discovery_inside_discovery_finds_nothing(importable):
         {
             "own_outer/__init__.py": "",
             "own_outer/tasks.py": (
-                "from celery_clone.loaders.base import autodiscover_tasks\n"
-                "found = autodiscover_tasks(['own_inner'])"
+                "from celery_clone.loaders.base import autodiscover_tasks\nfound = autodiscover_tasks(['own_inner'])"
             ),
             "own_inner/__init__.py": "",
             "own_inner/tasks.py": "",
@@ -281,9 +280,7 @@ def test_values_that_do_not_fit_are_refused_with_their_key(loader):
         loader.cmdline_config_parser(["worker.concurrency"])
 
 
-@pytest.mark.parametrize(
-    "argument", ["worker.concurency=4", "beat.concurrency=4", "worker.concurrency=(snake)4"]
-)
+@pytest.mark.parametrize("argument", ["worker.concurency=4", "beat.concurrency=4", "worker.concurrency=(snake)4"])
 def test_settings_and_types_that_do_not_exist_are_refused(loader, argument):
     with pytest.raises(KeyError, match="concur|beat_|snake"):
         loader.cmdline_config_parser([argument])

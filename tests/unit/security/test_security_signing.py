@@ -34,9 +34,7 @@ class Sender:
 
     def __init__(self, name="shop", days=1, key=None, password=None, serial=None):
         key = key or rsa.generate_private_key(65537, 2048)
-        protection = (
-            serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-        )
+        protection = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
         self.key = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, protection).decode()
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         now = datetime.now(timezone.utc)

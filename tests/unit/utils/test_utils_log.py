@@ -75,9 +75,7 @@ def test_a_logger_below_the_top_level_inherits_from_celery():
 
 
 def test_a_logger_is_silent_until_logging_is_set_up():
-    assert any(
-        isinstance(handler, logging.NullHandler) for handler in get_logger("test.utils.log.new").handlers
-    )
+    assert any(isinstance(handler, logging.NullHandler) for handler in get_logger("test.utils.log.new").handlers)
 
 
 def test_parents_in_a_circle_are_noticed():
