@@ -21,12 +21,7 @@ from weakref import proxy
 from vine import Thenable, barrier, promise
 
 from celery_clone import _state, states
-from celery_clone.exceptions import (
-    ImproperlyConfigured,
-    IncompleteStream,
-    TaskRevokedError,
-    TimeoutError,
-)
+from celery_clone.exceptions import ImproperlyConfigured, IncompleteStream, TaskRevokedError, TimeoutError
 from celery_clone.utils.graph import DependencyGraph, GraphFormatter
 from celery_clone.utils.time import maybe_iso8601
 
@@ -107,9 +102,7 @@ def _read_ends(results: Iterable[Any]) -> set[str]:
 
     Without a store that can read many at once nothing is read and nothing is known: an empty set.
     """
-    unknown = {
-        result.id: result for result in results if isinstance(result, AsyncResult) and not result._cache
-    }
+    unknown = {result.id: result for result in results if isinstance(result, AsyncResult) and not result._cache}
     if len(unknown) < 2:
         return set()
     backend = next(iter(unknown.values())).backend
@@ -253,12 +246,7 @@ class AsyncResult(ResultBase):
             if attributes.setdefault("_announced", turn) is turn:
                 ready(self)
 
-    def then(
-        self,
-        callback: Callable[..., Any],
-        on_error: Callable[..., Any] | None = None,
-        weak: bool = False,
-    ) -> Any:
+    def then(self, callback: Callable[..., Any], on_error: Callable[..., Any] | None = None, weak: bool = False) -> Any:
         """Call ``callback(result)`` when the task has ended; give the promise of that call.
 
         *on_error* gets the error when one is raised by way of this result.  With *weak* the backend
@@ -362,11 +350,7 @@ class AsyncResult(ResultBase):
             if not waiters.count and not self._listened and "_announced" not in self.__dict__:
                 self.backend.remove_pending_result(self)
 
-    def maybe_throw(
-        self,
-        propagate: bool = True,
-        callback: Callable[[str, Any], Any] | None = None,
-    ) -> Any:
+    def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None) -> Any:
         """Raise the error of the task if it failed; else give the value known so far, without waiting."""
         meta = self._get_task_meta()
         value = meta["result"]
@@ -657,13 +641,7 @@ class ResultSet(ResultBase):
     _on_full: Any = None
     _ready: Any = None
 
-    def __init__(
-        self,
-        results: Any,
-        app: Celery | None = None,
-        ready_barrier: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, results: Any, app: Celery | None = None, ready_barrier: Any = None, **kwargs: Any) -> None:
         self._app = app
         self.results = results
         if ready_barrier is not None:
@@ -704,12 +682,7 @@ class ResultSet(ResultBase):
     def _on_ready(self) -> None:
         self._ready()
 
-    def then(
-        self,
-        callback: Callable[..., Any],
-        on_error: Callable[..., Any] | None = None,
-        weak: bool = False,
-    ) -> Any:
+    def then(self, callback: Callable[..., Any], on_error: Callable[..., Any] | None = None, weak: bool = False) -> Any:
         """Call ``callback(self)`` when all members have ended; give the promise of that call.
 
         A store never keeps a set alive, whatever *weak* says: hold it until then.
@@ -783,11 +756,7 @@ class ResultSet(ResultBase):
         unfinished = _read_ends(self.results)
         return (result for result in self.results if result.id not in unfinished)
 
-    def maybe_throw(
-        self,
-        callback: Callable[[str, Any], Any] | None = None,
-        propagate: bool = True,
-    ) -> None:
+    def maybe_throw(self, callback: Callable[[str, Any], Any] | None = None, propagate: bool = True) -> None:
         """Raise the error of the first member that failed, without waiting for any."""
         for result in self._ended() if callback is None else self.results:
             result.maybe_throw(callback=callback, propagate=propagate)
@@ -879,12 +848,7 @@ class ResultSet(ResultBase):
         return cast(
             "Iterator[tuple[str, Any]]",
             self.backend.iter_native(
-                self,
-                timeout=timeout,
-                interval=interval,
-                no_ack=no_ack,
-                on_message=on_message,
-                on_interval=on_interval,
+                self, timeout=timeout, interval=interval, no_ack=no_ack, on_message=on_message, on_interval=on_interval
             ),
         )
 
@@ -916,9 +880,7 @@ class ResultSet(ResultBase):
             if isinstance(meta, list):
                 value: Any = [
                     child.get(
-                        timeout=deadline.remaining(),
-                        propagate=propagate,
-                        disable_sync_subtasks=disable_sync_subtasks,
+                        timeout=deadline.remaining(), propagate=propagate, disable_sync_subtasks=disable_sync_subtasks
                     )
                     for child in meta
                 ]
@@ -1130,14 +1092,7 @@ class GroupResult(ResultSet):
 class EagerResult(AsyncResult):
     """The result of a task that ran here and now; its end is known from the start."""
 
-    def __init__(
-        self,
-        id: str,
-        ret_value: Any,
-        state: str,
-        traceback: Any = None,
-        name: str | None = None,
-    ) -> None:
+    def __init__(self, id: str, ret_value: Any, state: str, traceback: Any = None, name: str | None = None) -> None:
         # Not AsyncResult's: there is neither an app nor a store behind this one.
         self.id = id
         self._result = ret_value
@@ -1155,12 +1110,7 @@ class EagerResult(AsyncResult):
             attributes.setdefault("_on_ready", ready)
         return attributes["_on_ready"]
 
-    def then(
-        self,
-        callback: Callable[..., Any],
-        on_error: Callable[..., Any] | None = None,
-        weak: bool = False,
-    ) -> Any:
+    def then(self, callback: Callable[..., Any], on_error: Callable[..., Any] | None = None, weak: bool = False) -> Any:
         """Call ``callback(result)`` at once."""
         return self.on_ready.then(callback, on_error)
 
@@ -1182,11 +1132,7 @@ class EagerResult(AsyncResult):
         return True
 
     def get(  # type: ignore[override]
-        self,
-        timeout: float | None = None,
-        propagate: bool = True,
-        disable_sync_subtasks: bool = True,
-        **kwargs: Any,
+        self, timeout: float | None = None, propagate: bool = True, disable_sync_subtasks: bool = True, **kwargs: Any
     ) -> Any:
         """Give the value, or raise the error, at once; ``None`` if the task neither returned nor failed.
 

@@ -14,14 +14,7 @@ from typing import Any, ClassVar
 from celery_clone import states
 from celery_clone.canvas.chord import chord, earliest, without_header_links
 from celery_clone.canvas.group import group, is_empty_group, is_lazy, single_member, without_placing
-from celery_clone.canvas.signature import (
-    Signature,
-    as_signature,
-    copied,
-    is_several,
-    maybe_signature,
-    shortened,
-)
+from celery_clone.canvas.signature import Signature, as_signature, copied, is_several, maybe_signature, shortened
 from celery_clone.result import EagerResult, allow_join_result
 from celery_clone.utils.functional import maybe_list
 from celery_clone.utils.objects import getitem_property
@@ -115,11 +108,7 @@ def freeze_backwards(
             earliest(results[-1]).parent = result
         else:
             result = step.freeze(
-                last_task_id,
-                root_id=root_id,
-                group_id=group_id,
-                chord=chord_body,
-                group_index=group_index,
+                last_task_id, root_id=root_id, group_id=group_id, chord=chord_body, group_index=group_index
             )
         results.append(result)
     return results
@@ -285,10 +274,7 @@ class _chain(Signature):  # noqa: N801 (Celery's name, used for isinstance)
         the ids, else copies do.
         """
         app = app or self.app
-        given = [
-            task if isinstance(task, Signature) else as_signature(task, app, taker="chain()")
-            for task in tasks
-        ]
+        given = [task if isinstance(task, Signature) else as_signature(task, app, taker="chain()") for task in tasks]
         if clone:
             # Chains are copied as they are spliced.
             given = [task if isinstance(task, _chain) else task.clone() for task in given]
@@ -350,9 +336,7 @@ class _chain(Signature):  # noqa: N801 (Celery's name, used for isinstance)
         self.id = results[0].id
         return results[0]
 
-    def apply(
-        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Any:
+    def apply(self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run the steps here, one after the other, and give the result of the last.
 
         An error in a step before the last is raised.  The run ends early at a step that is ignored or

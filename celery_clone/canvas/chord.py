@@ -12,14 +12,7 @@ from typing import Any
 
 from celery_clone.canvas.counting import completions_of_all
 from celery_clone.canvas.group import _send_members, group, handed_down, is_empty_group, is_lazy
-from celery_clone.canvas.signature import (
-    Signature,
-    as_signature,
-    copied,
-    is_several,
-    maybe_signature,
-    shortened,
-)
+from celery_clone.canvas.signature import Signature, as_signature, copied, is_several, maybe_signature, shortened
 from celery_clone.result import allow_join_result
 from celery_clone.utils.functional import maybe_list, regen
 from celery_clone.utils.ids import uuid
@@ -202,9 +195,7 @@ class chord(Signature):
         self.id = header.id
         if self.body is None:
             return None
-        result = self.body.freeze(
-            _id, root_id=root_id, chord=chord, group_id=group_id, group_index=group_index
-        )
+        result = self.body.freeze(_id, root_id=root_id, chord=chord, group_id=group_id, group_index=group_index)
         earliest(result).parent = header_result
         return result
 
@@ -323,11 +314,7 @@ class chord(Signature):
         _, member_results = header._freeze_group_tasks(group_id=group_id, chord=body, root_id=root_id)
         if header.tasks:
             app.backend.apply_chord(
-                (group_id, member_results),
-                body,
-                interval=interval,
-                countdown=countdown,
-                max_retries=max_retries,
+                (group_id, member_results), body, interval=interval, countdown=countdown, max_retries=max_retries
             )
             # What follows the chord follows its body; its place in a chord further out is the body's too.
             _, sending = header._sending_options(

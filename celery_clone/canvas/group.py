@@ -11,14 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from celery_clone.canvas.counting import completions
-from celery_clone.canvas.signature import (
-    Signature,
-    as_signature,
-    copied,
-    is_several,
-    maybe_signature,
-    shortened,
-)
+from celery_clone.canvas.signature import Signature, as_signature, copied, is_several, maybe_signature, shortened
 from celery_clone.result import GroupResult
 from celery_clone.utils.functional import lookahead, maybe_list, regen
 from celery_clone.utils.ids import uuid
@@ -30,9 +23,7 @@ if TYPE_CHECKING:
 __all__ = ("group", "is_empty_group", "is_lazy", "members_of", "single_member", "without_placing")
 
 #: Options that say which call it is and where it belongs; they are never handed on to members.
-PLACING = frozenset(
-    {"task_id", "group_id", "group_index", "chord", "root_id", "parent_id", "reply_to", "chain"}
-)
+PLACING = frozenset({"task_id", "group_id", "group_index", "chord", "root_id", "parent_id", "reply_to", "chain"})
 
 
 def is_lazy(tasks: Any) -> bool:
@@ -203,9 +194,7 @@ class group(Signature):
             parent_task.add_trail(result)
         return result
 
-    def apply(
-        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Any:
+    def apply(self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run the members here, one after the other, and give their results as a group."""
         if not self.tasks:
             return self.freeze()
@@ -213,10 +202,7 @@ class group(Signature):
         args = (*(args or ()), *self.args)
         return self.app.GroupResult(
             group_id,
-            [
-                member.clone().apply(args=args, kwargs=kwargs, **options)
-                for member in members_of(self.tasks, self._app)
-            ],
+            [member.clone().apply(args=args, kwargs=kwargs, **options) for member in members_of(self.tasks, self._app)],
         )
 
     # -- ids
@@ -236,12 +222,7 @@ class group(Signature):
         """
         return self.app.GroupResult(
             *self._freeze_group_tasks(
-                _id=_id,
-                group_id=group_id,
-                chord=chord,
-                root_id=root_id,
-                parent_id=parent_id,
-                group_index=group_index,
+                _id=_id, group_id=group_id, chord=chord, root_id=root_id, parent_id=parent_id, group_index=group_index
             )
         )
 
@@ -375,12 +356,7 @@ def _send_members(
             for errback in callbacks["link_error"]:
                 member.link_error(copied(errback))
             member.apply_async(
-                args=args,
-                kwargs=kwargs,
-                producer=common_producer,
-                add_to_parent=False,
-                chord=body,
-                **options,
+                args=args, kwargs=kwargs, producer=common_producer, add_to_parent=False, chord=body, **options
             )
             results.append(result)
     return results

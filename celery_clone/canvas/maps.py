@@ -52,10 +52,7 @@ class _Mapping(Signature):
         stored_name = merged.pop("route_name", None)
         task, items = self.kwargs["task"], self.kwargs["it"]
         return self.type.apply_async(
-            (),
-            {"task": task, "it": list(items)},
-            route_name=route_name or stored_name or _name_of(task),
-            **merged,
+            (), {"task": task, "it": list(items)}, route_name=route_name or stored_name or _name_of(task), **merged
         )
 
     def __repr__(self) -> str:
@@ -94,9 +91,7 @@ class chunks(Signature):
         return cls(_read(kwargs["task"], app), kwargs["it"], kwargs["n"], app=app, **d.get("options") or {})
 
     def __init__(self, task: Any, it: Iterable[Any], n: int, **options: Any) -> None:
-        super().__init__(
-            "celery.chunks", (), {"task": task, "it": regen(it), "n": n}, immutable=True, **options
-        )
+        super().__init__("celery.chunks", (), {"task": task, "it": regen(it), "n": n}, immutable=True, **options)
 
     def __call__(self, **options: Any) -> Any:
         return self.apply_async(**options)
@@ -112,9 +107,7 @@ class chunks(Signature):
         route_name = route_name or _name_of(self.kwargs["task"])
         return self.group().apply_async(args, kwargs, route_name=route_name, **opts)
 
-    def apply(
-        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Any:
+    def apply(self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run the chunks here, and give their results as a group."""
         return self.group().apply(args, kwargs, **options)
 

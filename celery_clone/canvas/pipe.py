@@ -112,9 +112,7 @@ def keep_right(left: Any, right: Any) -> Any:
 
 def _prolonged(left: Any, steps: list[Any]) -> Any:
     """Give a chain like *left* with these steps, which carry its callbacks, arguments and last id."""
-    options = {
-        key: value for key, value in left.options.items() if key not in ("link", "link_error", "task_id")
-    }
+    options = {key: value for key, value in left.options.items() if key not in ("link", "link_error", "task_id")}
     # The app is given even if it is None: with an option chain() takes the steps as they are.
     return type(left)(steps, app=left._app, **options)
 
@@ -155,16 +153,8 @@ TABLE: Mapping[Kind, Mapping[Kind, Rewrite]] = {
     Kind.NOTHING: _ON_GROUP,
     Kind.CHAIN: _ON_CHAIN,
     Kind.EMPTY_CHAIN: {**_ON_CHAIN, Kind.GROUP: keep_right},
-    Kind.CHAIN_ENDING_IN_GROUP: {
-        **_ON_CHAIN,
-        Kind.TASK: upgrade_end_to_chord,
-        Kind.CHORD: upgrade_end_to_chord,
-    },
-    Kind.CHAIN_ENDING_IN_CHORD: {
-        **_ON_CHAIN,
-        Kind.TASK: extend_end_body,
-        Kind.GROUP: extend_end_body,
-    },
+    Kind.CHAIN_ENDING_IN_GROUP: {**_ON_CHAIN, Kind.TASK: upgrade_end_to_chord, Kind.CHORD: upgrade_end_to_chord},
+    Kind.CHAIN_ENDING_IN_CHORD: {**_ON_CHAIN, Kind.TASK: extend_end_body, Kind.GROUP: extend_end_body},
 }
 
 

@@ -200,9 +200,7 @@ class Signature(dict[str, Any]):
         """Send the call; the arguments given here come first."""
         return self.apply_async(partial_args, partial_kwargs)
 
-    def apply(
-        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Any:
+    def apply(self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run the task here with its callbacks, and give an ``EagerResult``."""
         args, kwargs, options = self._merge(args, kwargs, _given(options))
         return self.type.apply(args, kwargs, **options)
@@ -464,9 +462,7 @@ class Signature(dict[str, Any]):
     ) -> dict[str, Any]:
         """Give the stamps of caller, visitor and (with *self_headers*) of this signature together."""
         own = self.options if self_headers else None
-        return cast(
-            "dict[str, Any]", self._walk.combined(headers, visitor_headers, own, append=append_stamps)
-        )
+        return cast("dict[str, Any]", self._walk.combined(headers, visitor_headers, own, append=append_stamps))
 
     # -- where it belongs
 

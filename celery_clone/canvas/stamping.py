@@ -195,12 +195,7 @@ def stamp_links(sig: Any, visitor: Any, append: bool, headers: Mapping[str, Any]
 
 
 def _asked(
-    visitor: Any,
-    method: str,
-    sig: Any,
-    headers: Stamps,
-    append: bool,
-    own: Mapping[str, Any] | None = None,
+    visitor: Any, method: str, sig: Any, headers: Stamps, append: bool, own: Mapping[str, Any] | None = None
 ) -> Stamps:
     """Ask the visitor about *sig*, and give the stamps it has then."""
     given = None

@@ -60,9 +60,7 @@ def sent() -> Iterator[list[SimpleNamespace]]:
     def remember(sender: str, body: Any, headers: Any, routing_key: Any = None, **_: Any) -> None:
         args, kwargs, embed = body
         calls.append(
-            SimpleNamespace(
-                task=sender, args=list(args), kwargs=kwargs, embed=embed, headers=headers, to=routing_key
-            )
+            SimpleNamespace(task=sender, args=list(args), kwargs=kwargs, embed=embed, headers=headers, to=routing_key)
         )
 
     before_task_publish.connect(remember, weak=False)

@@ -38,8 +38,7 @@ DIFFERENT = {
     "chord([add.s(1, 1), add.s(2, 2)], chain(xsum.s(), add.s(3)))": PARENTS,
     "chord([add.s(1, 1), add.s(2, 2)], chain(xsum.s(), group(add.s(3), add.s(4))))": PARENTS,
     "chord([add.s(1, 1)], chord([xsum.s(), xsum.s()], xsum.s()))": PARENTS,
-    "chord([add.s(1, 1)], chain(xsum.s(), add.s(1)))"
-    ".apply_async(link=tell.s(), link_error=tell.s(1))": PARENTS,
+    "chord([add.s(1, 1)], chain(xsum.s(), add.s(1))).apply_async(link=tell.s(), link_error=tell.s(1))": PARENTS,
     "chord([add.s(1, 1), chord([add.s(2, 2), add.s(3, 3)], xsum.s())], xsum.s())": TRAIL,
     "add.chunks([(1, 2), (3, 4), (5, 6)], 2).group()": LAZY,
     "group(add.s(i, i) for i in range(3))": LAZY,

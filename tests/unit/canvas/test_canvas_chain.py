@@ -117,9 +117,7 @@ def test_group_and_chord_are_told_to_the_last_step_only(tasks: SimpleNamespace) 
 def test_the_parents_of_a_chord_in_a_chain_are_its_header_and_then_the_step_before(
     tasks: SimpleNamespace,
 ) -> None:
-    result = chain(
-        tasks.add.s(1, 1), group(tasks.add.s(2), tasks.add.s(3)), tasks.xsum.s(), tasks.add.s(4)
-    ).freeze()
+    result = chain(tasks.add.s(1, 1), group(tasks.add.s(2), tasks.add.s(3)), tasks.xsum.s(), tasks.add.s(4)).freeze()
     body = result.parent
     header = body.parent
 
@@ -173,12 +171,8 @@ def test_arguments_reach_the_first_real_step(tasks: SimpleNamespace, sent: list[
     assert sent[0].args == [0, 1]
 
 
-def test_arguments_reach_every_member_when_the_first_step_is_a_group(
-    tasks: SimpleNamespace, sent: list[Any]
-) -> None:
-    chain(group(tasks.tell.s(1), tasks.tell.si(2)), tasks.tell.s(), app=tasks.tell.app).apply_async(
-        (0,), {"a": 1}
-    )
+def test_arguments_reach_every_member_when_the_first_step_is_a_group(tasks: SimpleNamespace, sent: list[Any]) -> None:
+    chain(group(tasks.tell.s(1), tasks.tell.si(2)), tasks.tell.s(), app=tasks.tell.app).apply_async((0,), {"a": 1})
 
     assert [(call.args, call.kwargs) for call in sent] == [([0, 1], {"a": 1}), ([2], {})]
 
@@ -192,18 +186,12 @@ def test_an_immutable_chain_takes_no_arguments(tasks: SimpleNamespace, sent: lis
     assert [step["immutable"] for step in sent[1].embed["chain"]] == [False, True]
 
 
-def test_link_is_called_after_the_last_step_and_link_error_after_any(
-    tasks: SimpleNamespace, sent: list[Any]
-) -> None:
-    chain(tasks.add.s(1, 1), tasks.add.s(2)).apply_async(
-        link=tasks.tell.s("ok"), link_error=tasks.tell.s("bad")
-    )
+def test_link_is_called_after_the_last_step_and_link_error_after_any(tasks: SimpleNamespace, sent: list[Any]) -> None:
+    chain(tasks.add.s(1, 1), tasks.add.s(2)).apply_async(link=tasks.tell.s("ok"), link_error=tasks.tell.s("bad"))
 
     (call,) = sent
     (last,) = call.embed["chain"]
-    assert not call.embed["callbacks"] and [errback["args"] for errback in call.embed["errbacks"]] == [
-        ("bad",)
-    ]
+    assert not call.embed["callbacks"] and [errback["args"] for errback in call.embed["errbacks"]] == [("bad",)]
     assert [link["args"] for link in last["options"]["link"]] == [("ok",)]
     assert [link["args"] for link in last["options"]["link_error"]] == [("bad",)]
 
@@ -255,9 +243,7 @@ def test_unchain_tasks_gives_copies_that_stand_for_the_chain(tasks: SimpleNamesp
 # -- here and now
 
 
-def test_applied_here_each_step_gets_the_value_of_the_one_before(
-    eager: Celery, tasks: SimpleNamespace
-) -> None:
+def test_applied_here_each_step_gets_the_value_of_the_one_before(eager: Celery, tasks: SimpleNamespace) -> None:
     result = chain(tasks.add.s(4), tasks.add.s(8)).apply_async((2,))
 
     assert result.get() == 14 and result.parent.get() == 6 and result.parent.parent is None

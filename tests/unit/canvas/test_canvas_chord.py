@@ -42,9 +42,7 @@ def test_options_of_a_group_reach_the_header_made_of_it(tasks: SimpleNamespace) 
 
 
 def test_keyword_arguments_are_the_headers(tasks: SimpleNamespace, sent: list[Any]) -> None:
-    chord([tasks.tell.s(1)], tasks.tell.s(), kwargs={"a": 1}).clone(kwargs={"b": 2}).apply_async(
-        (0,), {"c": 3}
-    )
+    chord([tasks.tell.s(1)], tasks.tell.s(), kwargs={"a": 1}).clone(kwargs={"b": 2}).apply_async((0,), {"c": 3})
 
     assert (sent[0].args, sent[0].kwargs) == ([0, 1], {"a": 1, "b": 2, "c": 3})
 
@@ -71,9 +69,7 @@ def test_a_clone_may_get_another_body(tasks: SimpleNamespace, simple: Any) -> No
     assert simple.clone(kwargs={"body": tasks.tell.s()}).body == tasks.tell.s()
 
 
-@pytest.mark.parametrize(
-    "use", [lambda sig: sig.apply_async(), lambda sig: sig.apply(), lambda sig: sig.link(sig)]
-)
+@pytest.mark.parametrize("use", [lambda sig: sig.apply_async(), lambda sig: sig.apply(), lambda sig: sig.link(sig)])
 def test_a_chord_without_a_body_is_refused_with_a_remedy(tasks: SimpleNamespace, use: Any) -> None:
     with pytest.raises(TypeError, match=r"has no body.*chord\(header, body\)"):
         use(chord([tasks.add.s(1, 1)]))
@@ -253,9 +249,7 @@ def test_link_error_is_for_the_body(tasks: SimpleNamespace, simple: Any) -> None
     assert simple.body.options == {"link_error": [errback]} and simple.tasks[0].options == {}
 
 
-def test_link_error_is_for_the_header_too_if_that_is_allowed(
-    app: Celery, tasks: SimpleNamespace, simple: Any
-) -> None:
+def test_link_error_is_for_the_header_too_if_that_is_allowed(app: Celery, tasks: SimpleNamespace, simple: Any) -> None:
     app.conf.task_allow_error_cb_on_chord_header = True
     simple.link_error(tasks.tell.s())
 
@@ -263,9 +257,7 @@ def test_link_error_is_for_the_header_too_if_that_is_allowed(
         assert signature_with_errback.options["link_error"] == [tasks.tell.s()]
 
 
-def test_callbacks_at_the_call_are_added_to_those_of_the_body(
-    tasks: SimpleNamespace, sent: list[Any]
-) -> None:
+def test_callbacks_at_the_call_are_added_to_those_of_the_body(tasks: SimpleNamespace, sent: list[Any]) -> None:
     body = tasks.xsum.s()
     body.link(tasks.tell.s("own"))
     made = chord([tasks.add.s(1, 1)], body)

@@ -147,9 +147,7 @@ def test_a_lazy_group_can_be_stored(tasks: SimpleNamespace) -> None:
     assert arguments(read.tasks) == [(0, 0), (1, 1), (2, 2), (3, 3)]
 
 
-def test_a_lazy_group_travels_as_a_list_when_it_is_not_the_first_step(
-    tasks: SimpleNamespace, sent: list[Any]
-) -> None:
+def test_a_lazy_group_travels_as_a_list_when_it_is_not_the_first_step(tasks: SimpleNamespace, sent: list[Any]) -> None:
     chain(tasks.add.s(1, 1), group(produce(tasks, []))).apply_async()
 
     (following,) = sent[0].embed["chain"]
@@ -172,9 +170,7 @@ def test_all_members_are_sent_and_the_result_has_the_groups_id(
     assert [call.headers["id"] for call in sent] == [each.id for each in result]
 
 
-def test_arguments_stored_with_the_group_are_given_to_the_members(
-    tasks: SimpleNamespace, sent: list[Any]
-) -> None:
+def test_arguments_stored_with_the_group_are_given_to_the_members(tasks: SimpleNamespace, sent: list[Any]) -> None:
     group(tasks.tell.s(1), tasks.tell.si(2)).clone((8,)).apply_async((9,))
 
     assert [call.args for call in sent] == [[9, 8, 1], [2]]
@@ -201,9 +197,7 @@ def test_an_empty_group_sends_nothing_and_has_a_result(tasks: SimpleNamespace, s
     assert sent == [] and result.id and result.results == [] and result.get() == []
 
 
-def test_members_leave_as_one_batch(
-    app: Celery, tasks: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_members_leave_as_one_batch(app: Celery, tasks: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
     @contextmanager
@@ -236,9 +230,7 @@ def test_nothing_is_sent_when_a_member_cannot_be_built(tasks: SimpleNamespace) -
     assert together == []
 
 
-def test_a_single_chain_that_ends_in_a_group_gives_that_groups_result(
-    tasks: SimpleNamespace, sent: list[Any]
-) -> None:
+def test_a_single_chain_that_ends_in_a_group_gives_that_groups_result(tasks: SimpleNamespace, sent: list[Any]) -> None:
     result = group(chain(tasks.add.s(1, 1), group(tasks.add.s(2), tasks.add.s(3)))).apply_async()
 
     assert len(result) == 2 and result.parent.id == sent[0].headers["id"]
@@ -263,9 +255,7 @@ def test_link_is_for_the_first_member_and_link_error_for_all(tasks: SimpleNamesp
         group([]).link(callback)
 
 
-def test_callbacks_set_as_options_are_added_to_those_of_the_members(
-    tasks: SimpleNamespace, sent: list[Any]
-) -> None:
+def test_callbacks_set_as_options_are_added_to_those_of_the_members(tasks: SimpleNamespace, sent: list[Any]) -> None:
     own = tasks.add.s(1, 1).on_error(tasks.tell.s("own"))
     group(own, tasks.add.s(2, 2), link_error=[tasks.tell.s("all")]).apply_async()
 

@@ -43,9 +43,7 @@ def test_each_sample_is_of_its_kind(tasks: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("left", Kind)
 @pytest.mark.parametrize("right", Kind)
-def test_every_pair_gives_a_signature_that_can_be_stored(
-    tasks: SimpleNamespace, left: Kind, right: Kind
-) -> None:
+def test_every_pair_gives_a_signature_that_can_be_stored(tasks: SimpleNamespace, left: Kind, right: Kind) -> None:
     made = samples(tasks)[left] | samples(tasks)[right]
 
     assert set(json.loads(json.dumps(made))) >= {"task", "args", "kwargs", "options"}
