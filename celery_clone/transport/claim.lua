@@ -34,7 +34,7 @@ end
 local time = redis.call('TIME')
 -- Whole numbers, because small sorted sets keep and compare them as such.
 local now = time[1]
-local expiry = string.format('%.0f', (time[1] + time[2] / 1e6 + lease) * 1000)
+local expiry = string.format('%.6f', time[1] + time[2] / 1e6 + lease)
 local find, sub = string.find, string.sub
 local tags, reply = {}, {''}
 
