@@ -17,29 +17,32 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kombu import Producer
+from kombu import Exchange, Producer, Queue
 from kombu.common import maybe_declare
+from kombu.entity import maybe_delivery_mode
 from kombu.exceptions import DecodeError, OperationalError
-from kombu.log import get_logger
 
 from celery_clone.message import codec
 from celery_clone.message.delivery import Delivery
 from celery_clone.message.envelope import Envelope
+from celery_clone.transport.publisher import SHIPPED_PUBLISH, KombuPublisher
 from celery_clone.transport.sqlite.connection import read_seconds
 from celery_clone.transport.sqlite.database import DatabaseUnavailable
 from celery_clone.transport.sqlite.session import POLL_S, VISIBILITY_TIMEOUT_S, Session, ring
 from celery_clone.transport.sqlite.tables import Claimed, Outgoing, Settlement, UnknownExchange, Unroutable
 from celery_clone.utils.ids import uuid
+from celery_clone.utils.log import get_logger
 
 if TYPE_CHECKING:
-    from kombu import Queue
-
     from celery_clone.message.outgoing import TaskMessage
     from celery_clone.transport.protocols import Destination, SendOptions
 
 __all__ = ("SqlitePublisher", "SqliteSource")
 
 logger = get_logger(__name__)
+
+NOT_OURS = frozenset(("mandatory", "immediate", "content_type", "content_encoding"))
+"""Arguments of :meth:`kombu.Producer.publish` that are left to kombu."""
 
 LEASE_S = 10.0
 MOST_DECLARED = 1024
@@ -298,13 +301,13 @@ class SqlitePublisher:
     Safe to use from any thread and after a fork.
 
     Args:
-        pool: a pool of kombu producers; it tells the connection, and publishes itself when somebody
-            replaced :meth:`kombu.Producer.publish`, as tracers do.
+        pool: a pool of kombu producers; it tells the connection, and publishes itself what is not ours:
+            everything when somebody replaced :meth:`kombu.Producer.publish`, as tracers do.
     """
 
     def __init__(self, pool: Any) -> None:
         self.pool = pool
-        self.otherwise = KombuPublisher(pool)
+        self.kombu = KombuPublisher(pool)
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._connection: Any = None
@@ -317,17 +320,26 @@ class SqlitePublisher:
             kombu.exceptions.EncodeError: the body cannot be serialised; nothing was sent.
             kombu.exceptions.OperationalError: the file cannot be written, or the message leads nowhere.
         """
-        if not is_kombus(Producer.publish):
-            self.otherwise.publish(message, to, how)
-        else:
+        if self._is_plain(message, how):
             self._publish([(message, to, how)])
+        else:
+            self.kombu.publish(message, to, how)
 
     def publish_many(self, batch: Sequence[tuple[TaskMessage, Destination, SendOptions]]) -> None:
         """Publish a batch, in order: all of it, or nothing when this raises."""
-        if not is_kombus(Producer.publish):
-            self.otherwise.publish_many(batch)
+        if not all(self._is_plain(message, how) for message, _, how in batch):
+            self.kombu.publish_many(batch)
         elif batch:
             self._publish(batch)
+
+    def _is_plain(self, message: TaskMessage, how: SendOptions) -> bool:
+        """Does kombu do nothing more for this message than to store it?"""
+        return (
+            Producer.publish is SHIPPED_PUBLISH
+            and self.pool.Producer is Producer
+            and NOT_OURS.isdisjoint(how.extra)
+            and NOT_OURS.isdisjoint(message.properties)
+        )
 
     def close(self) -> None:
         """Let go of the file.  Legal twice; publishing opens it again."""
@@ -402,55 +414,46 @@ def leads_nowhere(error: UnknownExchange | Unroutable, path: str) -> Operational
     )
 
 
-def is_kombus(publish: Any) -> bool:
-    """Is this the function kombu ships, or one that somebody put in its place?"""
-    return getattr(publish, "__module__", None) == "kombu.messaging" and not hasattr(publish, "__wrapped__")
-
-
-NOT_PROPERTIES = frozenset(
-    ("mandatory", "immediate", "timeout", "confirm_timeout", "content_type", "content_encoding")
-)
-
-
 def encode(
     message: TaskMessage, to: Destination, how: SendOptions, body_encoding: str = "base64"
 ) -> Outgoing:
-    """The text of a message, as kombu's virtual transports write it.
+    """The text of a message, as kombu's producer and virtual channel write it.
 
     Raises:
-        kombu.exceptions.EncodeError: the body cannot be serialised.
+        kombu.exceptions.EncodeError: the body or a header cannot be serialised.
     """
-    options = {**how.extra, **message.properties}
-    headers = dict(message.headers)
     body, content_type, content_encoding = codec.encode(
-        message.body,
-        headers,
-        how.serializer,
-        how.compression,
-        options.get("content_type"),
-        options.get("content_encoding"),
+        message.body, message.headers, how.serializer, how.compression
     )
-    priority = options.pop("priority", None)
-    ttl_s = options.pop("expiration", None)
-    properties = {name: value for name, value in options.items() if name not in NOT_PROPERTIES}
+    properties = {**how.extra, **message.properties}
+    for name in ("timeout", "confirm_timeout"):
+        properties.pop(name, None)
+    priority, ttl_s = properties.pop("priority", None), properties.pop("expiration", None)
+    delivery_mode, exchange = properties.pop("delivery_mode", None), to.exchange
+    if isinstance(exchange, Exchange):
+        delivery_mode, exchange = delivery_mode or exchange.delivery_mode, exchange.name
+    properties["delivery_mode"] = maybe_delivery_mode(delivery_mode)
     if ttl_s is not None:
         properties["expiration"] = str(int(ttl_s * 1000))
-    properties.update(
-        delivery_info={"exchange": to.exchange, "routing_key": to.routing_key},
-        priority=priority or 0,
-        body_encoding=body_encoding,
-        delivery_tag=uuid(),
-    )
-    text = codec.encode_json(
-        {
-            "body": encode_body(body, body_encoding),
-            "content-encoding": content_encoding,
-            "content-type": content_type,
-            "headers": headers,
-            "properties": properties,
-        }
-    )
-    return Outgoing(to.exchange, to.routing_key, text.encode("utf-8"), int(priority or 0), ttl_s)
+    if isinstance(properties.get("reply_to"), Queue):
+        properties["reply_to"] = properties["reply_to"].name
+    properties["delivery_info"] = {"exchange": exchange, "routing_key": to.routing_key}
+    properties["priority"] = priority or 0
+    properties["body_encoding"] = body_encoding
+    properties["delivery_tag"] = uuid()
+    envelope = {
+        "body": encode_body(body, body_encoding),
+        "content-encoding": content_encoding,
+        "content-type": content_type,
+        "headers": message.headers,
+        "properties": properties,
+    }
+    try:
+        text = codec.encode_json(envelope)
+    except Exception as exc:  # a user's __json__ may raise anything
+        rest = {"headers": message.headers, "properties": properties}
+        raise codec.unserializable(rest, "json", exc) from exc
+    return Outgoing(exchange, to.routing_key, text.encode("utf-8"), int(priority or 0), ttl_s)
 
 
 def encode_body(body: Any, encoding: str) -> str:
