@@ -1,0 +1,325 @@
+"""``celery``: the group of all commands, as a table of names that are loaded when they are used.
+
+Called by ``__main__`` (the console scripts) and by ``app.start`` and ``app.worker_main``.
+It finds the app of ``--app`` and hands everything else to one command.
+It may not import a command itself: starting one would load them all.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from celery_clone._version import VERSION_BANNER
+from celery_clone.app.utils import find_app
+from celery_clone.platforms import EX_FAILURE
+from celery_clone.utils.suggest import hint
+
+from .base import CeleryOption, CLIContext, consume_preload_options
+
+__all__ = ("COMMANDS", "celery", "main")
+
+#: Name of a command to the place of its object.
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "worker": "celery_clone.bin.worker:worker",
+    }
+)
+
+PLUGIN_GROUP = "celery.commands"
+
+#: The folder the program was started in, kept in ``ctx.meta`` when ``--workdir`` leaves it.
+START_FOLDER = "celery.start_folder"
+
+UNABLE_TO_LOAD = "\nUnable to load celery application.\n"
+MODULE_NOT_FOUND = (
+    "The module {0} was not found.\n"
+    "Tried to import it for --app {1}, from the folder {2} and from Python's path. "
+    "Check the spelling, or start in the folder that holds it (--workdir)."
+)
+LOADING_FAILED = "While trying to load the module {0} the following error occurred:\n{1}"
+
+APP_OPTION_MISPLACED = """\
+You are using `{option}` as an option of the {command} sub-command:
+celery {command} {option} celeryapp <...>
+
+The support for this usage was removed in Celery 5.0. Instead you should use `{option}` as a global option:
+celery {option} celeryapp {command} <...>"""
+
+
+class CommandTable(dict[str, Any]):
+    """Commands by name; those given as ``module:name`` or entry point are loaded when they are asked for."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        found = super().__getitem__(name)
+        if not isinstance(found, click.Command):
+            found = self[name] = _load(name, found)
+        return found
+
+    def get(self, name: str, default: Any = None) -> Any:
+        # The inherited one would hand out what is not loaded yet.
+        return self[name] if name in self else default  # noqa: SIM401
+
+    def values(self) -> Any:
+        return [self[name] for name in self]
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in self]
+
+
+def _load(name: str, place: Any) -> click.Command:
+    if isinstance(place, str):
+        module, _, attribute = place.partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+    try:
+        plugin: click.Command = place.load()
+    except Exception as error:  # noqa: BLE001 a foreign command that is broken must not take the others along
+        return broken_command(name, place, error)
+    return plugin
+
+
+def broken_command(name: str, place: Any, error: BaseException) -> click.Command:
+    """A command in the place of one of another package that cannot be imported; it says why."""
+    trace = "".join(traceback.format_exception(error))
+
+    def explain(**_: Any) -> None:
+        click.echo(f"The command {name!r} ({place.value}) cannot be loaded:\n\n{trace}", err=True)
+        click.get_current_context().exit(EX_FAILURE)
+
+    return click.Command(
+        name,
+        callback=explain,
+        params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)],
+        context_settings={"ignore_unknown_options": True},
+        help=f"Broken: {error!r}. Run it to see why.",
+    )
+
+
+class CommandGroup(click.Group):
+    """A group that knows its commands by name, and what is near a wrong name."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first of *args* names.
+
+        Raises:
+            click.UsageError: there is none; names the nearest.
+        """
+        name = args[0]
+        if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {name!r}.{hint(name, self.commands)} `celery --help` lists them all.")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; explain where ``-A`` belongs when it was given to the command itself."""
+        try:
+            return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            if error.option_name in ("-A", "--app") and error.ctx is not None and isinstance(ctx.obj, CLIContext):
+                explanation = APP_OPTION_MISPLACED.format(option=error.option_name, command=error.ctx.info_name)
+                ctx.obj.error(explanation, fg="red")
+            raise
+
+
+def _plugins() -> Iterator[tuple[str, Any]]:
+    for entry_point in entry_points(group=PLUGIN_GROUP):
+        yield entry_point.name, entry_point
+
+
+def _change_folder(ctx: click.Context, param: click.Parameter, workdir: Path | None) -> None:
+    if workdir is not None:
+        ctx.meta[START_FOLDER] = os.getcwd()
+        try:
+            os.chdir(workdir)
+        except OSError as error:
+            raise click.BadParameter(f"cannot change to {str(workdir)!r}: {error.strerror}", ctx, param) from error
+
+
+@click.group(cls=CommandGroup, invoke_without_command=True)
+@click.option(
+    "-A",
+    "--app",
+    envvar="APP",
+    cls=CeleryOption,
+    # Embedders may hand in an app, which must stay what it is.
+    type=click.UNPROCESSED,
+    help_group="Global Options",
+    help="The application, as module or module:attribute.",
+)
+@click.option(
+    "-b", "--broker", envvar="BROKER_URL", cls=CeleryOption, help_group="Global Options", help="URL of the broker."
+)
+@click.option(
+    "--result-backend",
+    envvar="RESULT_BACKEND",
+    cls=CeleryOption,
+    help_group="Global Options",
+    help="URL of the result backend.",
+)
+@click.option(
+    "--loader",
+    envvar="LOADER",
+    cls=CeleryOption,
+    help_group="Global Options",
+    help="Loader of the application, as a name or module.Class.",
+)
+@click.option(
+    "--config",
+    envvar="CONFIG_MODULE",
+    cls=CeleryOption,
+    help_group="Global Options",
+    help="Module that holds the configuration.",
+)
+@click.option(
+    "--workdir",
+    cls=CeleryOption,
+    type=click.Path(path_type=Path),
+    callback=_change_folder,
+    is_eager=True,
+    expose_value=True,
+    help_group="Global Options",
+    help="Change to this folder first.",
+)
+@click.option(
+    "-C",
+    "--no-color",
+    envvar="NO_COLOR",
+    is_flag=True,
+    cls=CeleryOption,
+    help_group="Global Options",
+    help="Print without colours.",
+)
+@click.option("-q", "--quiet", is_flag=True, cls=CeleryOption, help_group="Global Options", help="Print less.")
+@click.option(
+    "--version", cls=CeleryOption, is_flag=True, help_group="Global Options", help="Print the version and exit."
+)
+@click.option(
+    "--skip-checks",
+    envvar="SKIP_CHECKS",
+    cls=CeleryOption,
+    is_flag=True,
+    help_group="Global Options",
+    help="Skip the checks of Django at the start.",
+)
+@click.pass_context
+def celery(
+    ctx: click.Context,
+    app: Any,
+    broker: str | None,
+    result_backend: str | None,
+    loader: str | None,
+    config: str | None,
+    workdir: Path | None,
+    no_color: bool,
+    quiet: bool,
+    version: bool,
+    skip_checks: bool,
+) -> None:
+    """Run workers, and whatever else a distributed task queue needs."""
+    if version:
+        click.echo(VERSION_BANNER)
+        ctx.exit()
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        ctx.exit()
+    # Apps read these when they are made or configured, and so do the processes we start.
+    environment = {
+        "CELERY_LOADER": loader,
+        "CELERY_BROKER_URL": broker,
+        "CELERY_RESULT_BACKEND": result_backend,
+        "CELERY_CONFIG_MODULE": config,
+        "CELERY_SKIP_CHECKS": "true" if skip_checks else None,
+    }
+    os.environ.update({name: value for name, value in environment.items() if value})
+    if ctx.obj is not None and ctx.get_parameter_source("app") is not ParameterSource.COMMANDLINE:
+        app = ctx.obj
+    elif isinstance(app, str):
+        app = _find(ctx, app)
+    ctx.obj = CLIContext(app=app, no_color=no_color, workdir=workdir, quiet=quiet)
+    _add_options_of_the_app(ctx, ctx.obj.app.user_options)
+
+
+celery.commands = CommandTable({**dict(_plugins()), **COMMANDS})
+
+
+def _find(ctx: click.Context, name: str) -> Any:
+    """The app called *name*; ends the program with code 2 when there is none."""
+    try:
+        return find_app(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name.partition(':')[0]}.".startswith(f"{error.name}."):
+            ctx.fail(UNABLE_TO_LOAD + MODULE_NOT_FOUND.format(error.name, name, os.getcwd()))
+        reason = traceback.format_exc()
+    except AttributeError as error:
+        if _raised_by_search(error):
+            ctx.fail(f"{UNABLE_TO_LOAD}{error}")
+        reason = traceback.format_exc()
+    except Exception:  # noqa: BLE001 the user's module may raise anything
+        reason = traceback.format_exc()
+    ctx.fail(UNABLE_TO_LOAD + LOADING_FAILED.format(name, reason))
+
+
+def _raised_by_search(error: BaseException) -> bool:
+    """Was this raised by the search itself, and not by the user's module?"""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__") == find_app.__module__
+
+
+def _add_options_of_the_app(ctx: click.Context, user_options: Mapping[str, Any]) -> None:
+    """Give the command about to run the options that the app declared for it, for this one run."""
+    name = ctx.invoked_subcommand
+    if name is None or not user_options:
+        return
+    preload = sorted(user_options.get("preload", ()), key=_spelling)
+    own = sorted(user_options.get(name, ()), key=_spelling) if name in ("worker", "beat", "events") else []
+    if not preload and not own:
+        return
+    command = celery.commands[name]
+    params, callback = command.params, command.callback
+    command.params = [*params, *(option for option in (*own, *preload) if option not in params)]
+    if preload:
+        command.callback = consume_preload_options(callback)
+
+    def restore() -> None:
+        command.params, command.callback = params, callback
+
+    ctx.call_on_close(restore)
+
+
+def _spelling(option: click.Parameter) -> str:
+    return option.name or ""
+
+
+def main(app: Any = None, argv: Sequence[str] | None = None) -> Any:
+    """Run the command line.
+
+    Arguments:
+        app: the app to use where ``--app`` names none, as ``app.start()`` wants it.  Errors of the
+            command line are then raised, not printed, and the exit code is returned.
+        argv: the words after the program's name; those of the process without it.
+    """
+    words = list(sys.argv[1:] if argv is None or argv is sys.argv else argv)
+    if app is None:
+        return celery(args=words, auto_envvar_prefix="CELERY")
+    return celery.main(args=words, standalone_mode=False, obj=app)
+
+
+def __getattr__(name: str) -> Any:
+    # Where Celery's users find the objects of the commands, such as `celery.bin.celery.report`.
+    if name not in COMMANDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return celery.commands[name]
