@@ -236,6 +236,7 @@ class chord(Signature):
             body, options = self._with_callbacks(body, {**self.options, **options})
             with allow_join_result():
                 return self.apply(args, kwargs, body=body, task_id=task_id, **options)
+        # An id that was set, and not given to the body by freezing, is for both header and body.
         own_id = self.id
         by_hand = (producer or publisher, connection, router, result_cls)
         return self.run(
@@ -243,7 +244,7 @@ class chord(Signature):
             body,
             args,
             app=app,
-            task_id=task_id,
+            task_id=task_id or own_id,
             kwargs=kwargs,
             header_delay={key: options.pop(key) for key in DELAYS if key in options},
             **options,
@@ -286,7 +287,7 @@ class chord(Signature):
         :param header_delay: ``countdown`` or ``eta`` of the header.
         """
         app = app or self._app_with(body)
-        options = {**self.options, **options}
+        options = {key: value for key, value in {**self.options, **options}.items() if value is not None}
         delay = {key: options.pop(key, None) for key in DELAYS}
         delay.update(header_delay or {})
         by_hand = {key: options.pop(key) for key in BY_HAND if key in options}

@@ -171,6 +171,7 @@ def test_stored_delays_are_for_the_header_too(simple: Any, sent: list[Any]) -> N
 
 def test_the_id_given_is_the_bodys(simple: Any, sent: list[Any]) -> None:
     assert simple.apply_async(task_id="mine").id == "mine"
+    assert simple.set(task_id="stored").apply_async().id == "stored"
 
 
 def test_what_follows_the_chord_travels_with_the_body(tasks: SimpleNamespace, sent: list[Any]) -> None:
