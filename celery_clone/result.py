@@ -880,7 +880,10 @@ class ResultSet(ResultBase):
             if isinstance(meta, list):
                 value: Any = [
                     child.get(
-                        timeout=deadline.remaining(), propagate=propagate, disable_sync_subtasks=disable_sync_subtasks
+                        timeout=deadline.remaining(),
+                        propagate=propagate,
+                        on_interval=on_interval,
+                        disable_sync_subtasks=disable_sync_subtasks,
                     )
                     for child in meta
                 ]

@@ -867,3 +867,25 @@ def test_eager_and_stored_results_wait_together(app: App, store: AskedStore) -> 
     together = app.GroupResult("g", [EagerResult("e", 0, states.SUCCESS), app.AsyncResult("a")])
 
     assert together.get() == [0, 1] and together.ready()
+
+
+def test_frames_of_the_remote_side_are_shown_if_that_is_wanted(app: App, store: AskedStore) -> None:
+    pytest.importorskip("tblib", reason="install celery_clone[tblib]")
+    text = """Traceback (most recent call last):
+  File "remote.py", line 12, in body
+    raise KeyError("x")
+KeyError: 'x'
+"""
+    store.put("a", states.FAILURE, KeyError("x"), traceback=text)
+    app.conf.task_remote_tracebacks = True
+    with pytest.raises(KeyError) as caught:
+        app.AsyncResult("a").get()
+
+    assert "remote.py" in str(caught.traceback[-1].frame.code.raw.co_filename)
+
+
+def test_metas_are_given_as_an_iterator(app: App, store: AskedStore) -> None:
+    store.put("a", result=1)
+
+    assert [meta["result"] for meta in app.AsyncResult("a")._iter_meta()] == [1]
+    assert [meta["result"] for meta in some(app, "a", "b")._iter_meta()] == [1]

@@ -287,3 +287,12 @@ def test_applied_here_an_ignored_step_ends_the_chain(eager: Celery, tasks: Simpl
 def test_the_repr_is_that_of_the_steps_with_the_module_once(tasks: SimpleNamespace) -> None:
     assert repr(tasks.add.s(2, 2) | tasks.add.s(4)) == "proj.tasks.add(2, 2) | add(4)"
     assert repr(chain()).endswith(": empty>")
+
+
+def test_a_clone_takes_arguments_for_its_first_step(tasks: SimpleNamespace, sent: list[Any]) -> None:
+    made = chain(tasks.tell.s(1), tasks.tell.s(2))
+    clone = made.clone((0,), {"a": 3}, shadow="s")
+    clone.apply_async((9,))
+
+    assert (sent[0].args, sent[0].kwargs, sent[0].headers["shadow"]) == ([9, 0, 1], {"a": 3}, "s")
+    assert made.tasks[0].kwargs == {}

@@ -10,6 +10,7 @@ import pytest
 
 from celery_clone import Celery
 from celery_clone.canvas import chain, chord, group, signature
+from celery_clone.canvas.chord import earliest
 from celery_clone.canvas.counting import completions, completions_of_all
 
 
@@ -308,3 +309,36 @@ def test_applied_here_a_failing_header_raises(eager: Celery, tasks: SimpleNamesp
 
 def test_run_can_be_told_to_do_it_here(tasks: SimpleNamespace, simple: Any) -> None:
     assert simple.run(group(simple.tasks), simple.body, (), eager=True).get() == 6
+
+
+def test_freezing_a_chord_without_a_body_gives_no_result(tasks: SimpleNamespace) -> None:
+    made = chord([tasks.add.s(1, 1)])
+
+    assert made.freeze() is None and made.tasks.tasks[0].id
+
+
+def test_members_of_any_shape_carry_a_pending_body_once(tasks: SimpleNamespace, sent: list[Any]) -> None:
+    mark = "only once " * 20
+    tell = tasks.tell
+    header = [
+        chain(tell.s(1), tell.s(2)),
+        chain(tell.s(3), group(tell.s(4), tell.s(5))),
+        chord([tell.s(6), tell.s(7)], group(tell.s(8), tell.s(9))),
+    ]
+    chain(tell.s(), chord(header, tell.s(mark)), app=tell.app).apply_async()
+
+    assert json.dumps(sent[0].embed).count(mark) == 1
+
+
+def test_results_that_stand_before_themselves_are_refused(app: Celery) -> None:
+    first, second = app.AsyncResult("a"), app.AsyncResult("b")
+    first.parent, second.parent = second, first
+
+    with pytest.raises(RuntimeError, match=r"stands before itself.*clone\(\)"):
+        earliest(first)
+
+
+def test_the_callback_of_an_empty_group_as_body_is_kept(tasks: SimpleNamespace, sent: list[Any]) -> None:
+    chord([tasks.add.s(1, 1)], group([])).apply_async(link=tasks.tell.s("ok"))
+
+    assert sent[0].embed["chord"]["options"]["link"] == [tasks.tell.s("ok")]

@@ -296,3 +296,53 @@ def test_a_failure_of_one_member_leaves_the_others_alone(eager: Celery, tasks: S
     assert [each.state for each in result] == ["SUCCESS", "FAILURE", "SUCCESS"]
     with pytest.raises(ValueError, match="as told"):
         result.get()
+
+
+def test_a_nested_group_hands_its_callbacks_down(tasks: SimpleNamespace, sent: list[Any]) -> None:
+    inner = group(tasks.add.s(1, 1), link=[tasks.tell.s("ok")], link_error=[tasks.tell.s("bad")])
+    group(inner, tasks.add.s(2, 2)).apply_async()
+
+    assert [len(call.embed["callbacks"] or ()) for call in sent] == [1, 0]
+    assert [len(call.embed["errbacks"] or ()) for call in sent] == [1, 0]
+
+
+def test_callbacks_set_as_option_are_for_every_member(tasks: SimpleNamespace, sent: list[Any]) -> None:
+    group(tasks.add.s(1, 1), tasks.add.s(2, 2), link=[tasks.tell.s("ok")]).apply_async()
+
+    assert [len(call.embed["callbacks"]) for call in sent] == [1, 1]
+
+
+def test_a_producer_that_is_given_is_used(app: Celery, tasks: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[Any] = []
+    monkeypatch.setattr(app, "send_task", lambda *args, **kwargs: used.append(kwargs["producer"]))
+    group(tasks.add.s(1, 1), tasks.add.s(2, 2)).apply_async(producer="mine")
+
+    assert used == ["mine", "mine"]
+
+
+def test_an_app_that_cannot_batch_sends_by_one_producer(
+    app: Celery, tasks: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[Any] = []
+
+    @contextmanager
+    def acquired(producer: Any) -> Iterator[Any]:
+        yield "of the pool"
+
+    monkeypatch.setattr(app, "publishing_together", None)
+    monkeypatch.setattr(app, "producer_or_acquire", acquired)
+    monkeypatch.setattr(app, "send_task", lambda *args, **kwargs: used.append(kwargs["producer"]))
+    group(tasks.add.s(1, 1), tasks.add.s(2, 2)).apply_async()
+
+    assert used == ["of the pool", "of the pool"]
+
+
+def test_the_group_becomes_a_child_of_the_task_that_sends_it(
+    app: Celery, tasks: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trail: list[Any] = []
+    monkeypatch.setattr(type(app), "current_worker_task", SimpleNamespace(add_trail=trail.append))
+    result = group(tasks.add.s(1, 1), tasks.add.s(2, 2)).apply_async()
+    group(tasks.add.s(1, 1), tasks.add.s(2, 2)).apply_async(add_to_parent=False)
+
+    assert trail == [result]

@@ -279,3 +279,33 @@ def test_the_pipe_leaves_other_types_to_themselves(tasks: SimpleNamespace) -> No
     with pytest.raises(TypeError, match="takes signatures"):
         tasks.add.s(1) | {"no": "task"}
     assert (tasks.add.s(1, 1) | dict(tasks.add.s(2))).tasks[1] == tasks.add.s(2)
+
+
+def test_the_name_to_route_by_is_handed_on(
+    app: Celery, tasks: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(app, "send_task", lambda *args, **kwargs: asked.append(kwargs.get("route_name")))
+    tasks.add.s(1, 1).apply_async(route_name="as.this")
+    tasks.add.s(1, 1).apply_async()
+
+    assert asked == ["as.this", None]
+
+
+def test_type_and_app_can_be_set(app: Celery, tasks: SimpleNamespace) -> None:
+    sig = Signature("proj.tasks.add", type=tasks.add)
+    assert sig.app is app
+    sig = Signature("unknown")
+    sig.app, sig.type = app, tasks.tell
+    assert sig.app is app and sig.type is tasks.tell
+    assert Signature("unknown", app=app).freeze().id
+    assert repr(signature("no_module", args=(1,))) == "no_module(1)"
+
+
+def test_old_names_of_methods_work(tasks: SimpleNamespace) -> None:
+    sig = tasks.add.s(1, 1).set(link=[tasks.tell.s()])
+    sig.stamp_links(None, stamp="a")
+
+    assert sig._freeze("mine").id == "mine"
+    assert sig.options["link"][0].options["stamp"] == "a" and "stamp" not in sig.options
+    assert sig._stamp_headers({"b": 1}, a=1) == {"a": 1, "b": 1, "stamped_headers": ["a", "b"]}
