@@ -170,8 +170,12 @@ class Delivery:
             accept=accept,
             channel=message.channel,
             delivery_tag=message.delivery_tag,
-            facts=message.delivery_info,
+            facts=message.delivery_info or {},
         )
+        payload = getattr(message, "_raw", None)
+        if isinstance(payload, dict) and payload.get("redelivered"):
+            # Virtual transports note it where kombu's messages do not look.
+            delivery.facts = {**(delivery.facts or {}), "redelivered": True}
         if message.errors:
             delivery._problem = f"The body cannot be read: {message.errors[0][1]}"
         return delivery
