@@ -14,7 +14,16 @@ from typing import Any, ClassVar
 from celery_clone import states
 from celery_clone.canvas.chord import chord, earliest, without_header_links
 from celery_clone.canvas.group import group, is_empty_group, is_lazy, single_member, without_placing
-from celery_clone.canvas.signature import Signature, as_signature, copied, is_several, maybe_signature, shortened
+from celery_clone.canvas.signature import (
+    Signature,
+    app_of_any,
+    as_signature,
+    bound,
+    copied,
+    is_several,
+    maybe_signature,
+    shortened,
+)
 from celery_clone.result import EagerResult, allow_join_result
 from celery_clone.utils.functional import maybe_list
 from celery_clone.utils.objects import getitem_property
@@ -37,7 +46,7 @@ def flatten(tasks: Iterable[Any], app: Any = None) -> list[Any]:
     empty_group = None
     waiting = deque(tasks)
     while waiting:
-        step = single_member(maybe_signature(waiting.popleft(), app=app)._unfolded())
+        step = single_member(bound(waiting.popleft(), app)._unfolded())
         if isinstance(step, _chain):
             waiting.extendleft(reversed(step._spliced()))
         elif is_empty_group(step):
@@ -368,9 +377,7 @@ class _chain(Signature):  # noqa: N801 (Celery's name, used for isinstance)
 
     def _own_app(self) -> Any:
         app = super()._own_app()
-        if app is None and self.tasks:
-            app = maybe_signature(self.tasks[0])._own_app()
-        return app
+        return app_of_any(self.tasks) if app is None else app
 
     def __repr__(self) -> str:
         tasks = self.tasks

@@ -12,7 +12,16 @@ from typing import Any
 
 from celery_clone.canvas.counting import completions_of_all
 from celery_clone.canvas.group import _send_members, group, handed_down, is_empty_group, is_lazy
-from celery_clone.canvas.signature import Signature, as_signature, copied, is_several, maybe_signature, shortened
+from celery_clone.canvas.signature import (
+    Signature,
+    app_of_any,
+    as_signature,
+    bound,
+    copied,
+    is_several,
+    maybe_signature,
+    shortened,
+)
 from celery_clone.result import allow_join_result
 from celery_clone.utils.functional import maybe_list, regen
 from celery_clone.utils.ids import uuid
@@ -287,6 +296,7 @@ class chord(Signature):
         :param header_delay: ``countdown`` or ``eta`` of the header.
         """
         app = app or self._app_with(body)
+        body = bound(body, app)
         options = {key: value for key, value in {**self.options, **options}.items() if value is not None}
         delay = {key: options.pop(key, None) for key in DELAYS}
         delay.update(header_delay or {})
@@ -436,14 +446,10 @@ class chord(Signature):
 
     def _bound_app(self, body: Any) -> Any:
         app = super()._own_app()
-        header = self.tasks
-        if isinstance(header, group):
-            header = header.tasks
+        header = self.tasks.tasks if isinstance(self.tasks, group) else self.tasks
         if app is None and header:
-            app = maybe_signature(header[0])._own_app()
-        if app is None and body is not None:
-            app = body._own_app()
-        return app
+            app = app_of_any([header[0]] if is_lazy(header) else header)
+        return body._own_app() if app is None and body is not None else app
 
     def _app_with(self, body: Any) -> Any:
         """The app of the chord when it is sent with this body."""

@@ -11,7 +11,16 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from celery_clone.canvas.counting import completions
-from celery_clone.canvas.signature import Signature, as_signature, copied, is_several, maybe_signature, shortened
+from celery_clone.canvas.signature import (
+    Signature,
+    app_of_any,
+    as_signature,
+    bound,
+    copied,
+    is_several,
+    maybe_signature,
+    shortened,
+)
 from celery_clone.result import GroupResult
 from celery_clone.utils.functional import lookahead, maybe_list, regen
 from celery_clone.utils.ids import uuid
@@ -43,7 +52,7 @@ def single_member(task: Any) -> Any:
     """
     if not isinstance(task, group) or is_lazy(task.tasks) or len(task.tasks) != 1:
         return task
-    return handed_down(task, maybe_signature(task.tasks[0], app=task._app))
+    return handed_down(task, bound(task.tasks[0], task._app))
 
 
 def without_placing(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +77,7 @@ def handed_down(parent: Any, member: Any) -> Any:
 def members_of(tasks: Iterable[Any], app: Any) -> Iterator[Any]:
     """Yield the members with nested groups opened, in order; chains without steps are left out."""
     for task in tasks:
-        member = (maybe_signature(task, app=app) if app or type(task) is dict else task)._unfolded()
+        member = bound(task, app)._unfolded()
         if isinstance(member, group):
             for inner in members_of(member.tasks, app):
                 yield handed_down(member, inner)
@@ -311,7 +320,8 @@ class group(Signature):
     def _own_app(self) -> Any:
         app = super()._own_app()
         if app is None and self.tasks:
-            app = maybe_signature(self.tasks[0])._own_app()
+            # Of a generator no more than the first is read for it.
+            app = app_of_any([self.tasks[0]] if is_lazy(self.tasks) else self.tasks)
         return app
 
     def __len__(self) -> int:

@@ -571,10 +571,24 @@ def maybe_signature(d: Any, app: Any = None, clone: bool = False) -> Any:
         if clone:
             d = d.clone()
     elif isinstance(d, dict):
-        d = Signature.from_dict(d)
+        d = Signature.from_dict(d, app=app)
     if app is not None:
         d._app = app
     return d
+
+
+def bound(task: Any, app: Any) -> Any:
+    """Give a member or step as a signature, bound to *app* if it belongs to none yet."""
+    if not isinstance(task, Signature):
+        return maybe_signature(task, app=app)
+    if app is not None and task._own_app() is None:
+        task._app = app
+    return task
+
+
+def app_of_any(tasks: Iterable[Any]) -> Any:
+    """Give the app that the first of *tasks* with an app of its own belongs to, or ``None``."""
+    return next((app for app in (maybe_signature(task)._own_app() for task in tasks) if app is not None), None)
 
 
 subtask = signature

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from celery_clone import Celery
-from celery_clone.canvas import Signature, group, maybe_signature, signature, subtask
+from celery_clone.canvas import Signature, chain, group, maybe_signature, signature, subtask
 from celery_clone.canvas.signature import written_call
 from celery_clone.utils.abstract import CallableSignature
 
@@ -309,3 +309,19 @@ def test_old_names_of_methods_work(tasks: SimpleNamespace) -> None:
     assert sig._freeze("mine").id == "mine"
     assert sig.options["link"][0].options["stamp"] == "a" and "stamp" not in sig.options
     assert sig._stamp_headers({"b": 1}, a=1) == {"a": 1, "b": 1, "stamped_headers": ["a", "b"]}
+
+
+def test_what_is_read_with_an_app_belongs_to_it_with_all_its_parts(app: Celery, tasks: SimpleNamespace) -> None:
+    made = chain(tasks.add.s(1, 1), group(tasks.add.s(2), tasks.add.s(3)), tasks.xsum.s())
+    read = maybe_signature(json.loads(json.dumps(made)), app=app)
+
+    parts = [*read.tasks, *read.tasks[1].tasks, read.tasks[1].body]
+    assert len(parts) == 5 and all(part.app is app for part in parts)
+
+
+def test_parts_keep_their_own_app_when_the_whole_has_none(app: Celery, tasks: SimpleNamespace) -> None:
+    made = chain([signature("unknown"), tasks.add.s(1)])
+
+    assert made.app is app
+    made.freeze()
+    assert made.tasks[0].app is app and made.tasks[1].app is app
