@@ -254,8 +254,8 @@ class Worker(WorkController):
         text = f"{app.main or '__main__'}:{id(app):#x}"
         if isinstance(app.loader, AppLoader):
             return text
-        loader = qualname(app.loader)
-        return f"{text} ({loader.removeprefix('celery_clone.loaders.')})"
+        package, found, name = qualname(app.loader).partition(".loaders.")
+        return f"{text} ({name if found else package})"
 
     def _described_concurrency(self) -> str:
         count = str(self.concurrency)

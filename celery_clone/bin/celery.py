@@ -22,16 +22,26 @@ from click.core import ParameterSource
 
 from celery_clone._version import VERSION_BANNER
 from celery_clone.app.utils import find_app
-from celery_clone.platforms import EX_FAILURE
+from celery_clone.exceptions import CeleryCommandException
+from celery_clone.platforms import EX_FAILURE, EX_UNAVAILABLE
 from celery_clone.utils.suggest import hint
 
-from .base import CeleryOption, CLIContext, consume_preload_options
+from .base import BROKER_UNREACHABLE, CeleryOption, CLIContext, consume_preload_options
 
 __all__ = ("COMMANDS", "celery", "main")
 
 #: Name of a command to the place of its object.
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
+        "amqp": "celery_clone.bin.amqp:amqp",
+        "call": "celery_clone.bin.call:call",
+        "list": "celery_clone.bin.list:list_",
+        "logtool": "celery_clone.bin.logtool:logtool",
+        "purge": "celery_clone.bin.purge:purge",
+        "report": "celery_clone.bin.report:report",
+        "result": "celery_clone.bin.result:result",
+        "shell": "celery_clone.bin.shell:shell",
+        "upgrade": "celery_clone.bin.upgrade:upgrade",
         "worker": "celery_clone.bin.worker:worker",
     }
 )
@@ -131,6 +141,17 @@ class CommandGroup(click.Group):
                 explanation = APP_OPTION_MISPLACED.format(option=error.option_name, command=error.ctx.info_name)
                 ctx.obj.error(explanation, fg="red")
             raise
+        except Exception as error:
+            if not _is_unreachable_broker(error):
+                raise
+            text = BROKER_UNREACHABLE.format(error)
+            raise CeleryCommandException(message=text, exit_code=EX_UNAVAILABLE) from error
+
+
+def _is_unreachable_broker(error: Exception) -> bool:
+    # Nobody can have raised it before kombu was loaded, which we need not do for that.
+    kombu_exceptions = sys.modules.get("kombu.exceptions")
+    return kombu_exceptions is not None and isinstance(error, kombu_exceptions.OperationalError)
 
 
 def _plugins() -> Iterator[tuple[str, Any]]:
