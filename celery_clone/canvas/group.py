@@ -46,13 +46,13 @@ def is_empty_group(task: Any) -> bool:
 
 
 def single_member(task: Any) -> Any:
-    """Give the only member of a group that has but one, in the group's place; else the group.
+    """Give the only member of a group that has but one, in the group's place, and so on; else *task*.
 
     A generator is not read for it.
     """
-    if not isinstance(task, group) or is_lazy(task.tasks) or len(task.tasks) != 1:
-        return task
-    return handed_down(task, bound(task.tasks[0], task._app))
+    while isinstance(task, group) and not is_lazy(task.tasks) and len(task.tasks) == 1:
+        task = handed_down(task, bound(task.tasks[0], task._app))
+    return task
 
 
 def without_placing(options: Mapping[str, Any]) -> dict[str, Any]:
