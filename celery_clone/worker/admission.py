@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone, tzinfo
+from datetime import datetime, timezone
 from typing import Any
 
 from celery_clone.exceptions import InvalidTaskError
@@ -42,8 +42,8 @@ Verdict = Run | Hold | Discard
 RUN = Run()
 
 
-def epoch(when: Any, what: str, zone: tzinfo | None = None) -> float | None:
-    """A time of a message in epoch seconds; *zone* is that of times without an offset.
+def epoch(when: Any, what: str) -> float | None:
+    """A time of a message in epoch seconds; one without an offset is in UTC, as all times on the wire.
 
     Raises:
         InvalidTaskError: it cannot be read.
@@ -56,7 +56,7 @@ def epoch(when: Any, what: str, zone: tzinfo | None = None) -> float | None:
         moment = when if isinstance(when, datetime) else maybe_iso8601(when)
         if moment is None:
             return None
-        return float(maybe_make_aware(moment, zone or timezone.utc).timestamp())
+        return float(maybe_make_aware(moment, timezone.utc).timestamp())
     except (AttributeError, ValueError, TypeError, OverflowError) as exc:
         raise InvalidTaskError(f"invalid {what} value {when!r}: {exc}") from exc
 
@@ -78,7 +78,6 @@ def admit(
     now: float,
     revoked: Container[str],
     revoked_stamps: Mapping[str, Any],
-    zone: tzinfo | None = None,
 ) -> Verdict:
     """The verdict on one message.
 
@@ -95,10 +94,10 @@ def admit(
     found = headers()
     if revoked_stamps and is_revoked_by_stamp(found, revoked_stamps):
         return Discard(expired=False)
-    expires = epoch(found.get("expires"), "expires", zone)
+    expires = epoch(found.get("expires"), "expires")
     if expires is not None and expires <= now:
         return Discard(expired=True)
-    due = epoch(found.get("eta"), "eta", zone)
+    due = epoch(found.get("eta"), "eta")
     if due is not None and due > now:
         return Hold(due)
     return RUN

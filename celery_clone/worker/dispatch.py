@@ -370,7 +370,6 @@ class Dispatcher:
             flight.received_at,
             state.revoked,
             state.revoked_stamps,
-            self.app.timezone,
         )
         self.flights[flight.seq] = flight
         self.credit.taken(1)
