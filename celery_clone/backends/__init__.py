@@ -1,0 +1,1 @@
+"""Where results are kept: one module for each store, and the classes they are made of."""

@@ -1,0 +1,261 @@
+"""When a chord's body is sent, and what happens when it cannot be.
+
+Used by the stores: ``redis`` and ``sqlite`` count the ends of a header in their own transactions,
+stores with a counter use :func:`part_returned`, all others the polling task
+``celery.chord_unlock``.  It may not talk to a store but by the methods of the backend it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+
+from celery_clone import states
+from celery_clone.canvas import chord, group, maybe_signature
+from celery_clone.exceptions import ChordError
+from celery_clone.result import GroupResult, allow_join_result
+from celery_clone.utils.functional import maybe_list
+from celery_clone.utils.ids import uuid
+from celery_clone.utils.log import get_logger
+
+from .failures import call_errbacks, chord_error, fake_request
+
+__all__ = (
+    "dispatch",
+    "fail_body",
+    "joined",
+    "nested_values",
+    "packed_part",
+    "part_returned",
+    "saves_structure",
+    "unpacked_parts",
+)
+
+logger = get_logger(__name__)
+
+
+# -- what a member leaves ---------------------------------------------------
+
+
+def packed_part(task_id: str, state: str, result: Any) -> list[Any]:
+    """What is stored of one member, before it is encoded."""
+    return [1, task_id, state, result]
+
+
+def unpacked_parts(backend: Any, parts: Iterable[Any]) -> list[tuple[str, Any]]:
+    """``(task id, value)`` of each stored part.
+
+    Raises:
+        ChordError: a member failed or was revoked; its error is the cause.
+    """
+    values = []
+    for part in parts:
+        _, task_id, state, value = backend.decode(part)
+        if state in states.EXCEPTION_STATES:
+            value = backend.exception_to_python(value)
+        if state in states.PROPAGATE_STATES:
+            raise chord_error(f"Dependency {task_id} raised {value!r}", value)
+        values.append((task_id, value))
+    return values
+
+
+def saves_structure(results: Any) -> bool:
+    """Must the header be stored, because a member of it is a group again?
+
+    Not asked of a header that comes from a generator: it is not known yet, and reading it now would
+    make all of it before the first member is sent.
+    """
+    return isinstance(results, (list, tuple)) and any(isinstance(result, GroupResult) for result in results)
+
+
+def nested_values(header: Any, by_id: dict[str, Any]) -> list[Any] | None:
+    """The values of *header* in its own structure; ``None`` if one of its members is not in *by_id*."""
+    values: list[Any] = []
+    for result in header.results:
+        if isinstance(result, GroupResult):
+            inner = nested_values(result, by_id)
+            if inner is None:
+                return None
+            values.append(inner)
+        elif result.id in by_id:
+            values.append(by_id[result.id])
+        else:
+            return None
+    return values
+
+
+def joined(header: Any, timeout: float | None) -> list[Any]:
+    """Read the values of all members of a header that has ended."""
+    join = header.join_native if header.supports_native_join else header.join
+    with allow_join_result():
+        values: list[Any] = join(timeout=timeout, propagate=True)
+    return values
+
+
+# -- sending the body -------------------------------------------------------
+
+
+def dispatch(backend: Any, group_id: str, body: Any, values: Sequence[Any]) -> None:
+    """Send *body* with the values of the header; if that fails, end the chord with an error."""
+    try:
+        body.delay(values)
+    except Exception as exc:
+        logger.exception("Chord callback for %r raised: %r", group_id, exc)
+        backend.chord_error_from_stack(body, chord_error(f"Callback error: {exc!r}", exc))
+
+
+def part_returned(backend: Any, request: Any) -> None:
+    """Count one member, on a store whose ``incr`` is atomic; the last one sends the body."""
+    app, group_id = backend.app, request.group
+    if not group_id:
+        return
+    key = backend.get_key_for_chord(group_id)
+    body = maybe_signature(request.chord, app=app)
+    try:
+        header = GroupResult.restore(group_id, backend=backend)
+    except Exception as exc:
+        logger.exception("Chord %r raised: %r", group_id, exc)
+        backend.chord_error_from_stack(body, ChordError(f"Cannot restore group: {exc!r}"))
+        return
+    if not backend._is_new_chord_part(request):
+        return  # delivered twice; its first end was counted
+    if header is None:
+        logger.error("Chord callback %r raised: the stored group is gone", group_id)
+        backend.chord_error_from_stack(body, ChordError(f"GroupResult {group_id} no longer exists"))
+        return
+    size = request.chord.get("chord_size")
+    size = ends_in(header) if size is None else size
+    count = backend.incr(key)
+    if count > size:
+        logger.warning("Chord counter incremented too many times for %r", group_id)
+    elif count < size:
+        backend.expire(key, backend.chord_expires)
+        # The last member reads the group and the results of all others.
+        backend.expire(backend.get_key_for_group(group_id), backend._chord_result_expires)
+        backend.expire(backend.get_key_for_task(request.id), backend._chord_result_expires)
+    else:
+        finish_counted(backend, group_id, header, body)
+
+
+def ends_in(header: Any) -> int:
+    """How many tasks end before *header* has, groups in it counted by their members."""
+    return sum(ends_in(result) if isinstance(result, GroupResult) else 1 for result in header.results)
+
+
+def finish_counted(backend: Any, group_id: str, header: Any, body: Any) -> None:
+    """All members have ended: read their values and send the body."""
+    try:
+        try:
+            values = joined(header, backend.app.conf.result_chord_join_timeout)
+        except Exception as exc:
+            culprit = next(header._failed_join_report(), None)
+            reason = repr(exc) if culprit is None else f"Dependency {culprit.id} raised {exc!r}"
+            logger.exception("Chord %r raised: %r", group_id, reason)
+            backend.chord_error_from_stack(body, chord_error(reason, exc))
+        else:
+            dispatch(backend, group_id, body, values)
+    finally:
+        header.delete(backend=backend)
+        backend.delete(backend.get_key_for_chord(group_id))
+        for member in header.results:
+            backend.expire(backend.get_key_for_task(member.id), backend.expires)
+
+
+# -- failing the body -------------------------------------------------------
+
+
+def fail_body(backend: Any, body: Any, exc: BaseException) -> ExceptionInfo | None:
+    """End a chord without running its body: error callbacks, state FAILURE, and all that waits for it."""
+    app = backend.app
+    task = app._tasks.get(body.task)
+    store = backend if task is None else task.backend
+    if isinstance(body, group):
+        info = fail_group(store, body, exc)
+    else:
+        if not body.id:
+            body.options["task_id"] = uuid()
+        options = body.options
+        request = fake_request(
+            options["task_id"],
+            **{
+                **body,
+                "errbacks": maybe_list(options.get("link_error")) or [],
+                "task_name": body.task,
+            },
+        )
+        try:
+            call_errbacks(app, request, exc, None)
+        except Exception as errback_error:  # noqa: BLE001 it becomes the error of the body
+            exc = errback_error
+        info = store.fail_from_current_stack(options["task_id"], exc=exc)
+        tell_outer_chord(store, body, exc)
+    store._fail_chain(body.options.get("chain"), exc)
+    return info
+
+
+def fail_group(store: Any, body: Any, exc: BaseException) -> ExceptionInfo | None:
+    """As :func:`fail_body`, for a body that is a group: each of its members fails."""
+    cause = exc.__cause__ if isinstance(exc, ChordError) and exc.__cause__ else exc
+    try:
+        frozen = body.freeze()
+        of_group = maybe_list(body.options.get("link_error")) or []
+        # Chords that wait for a member are told once all members are stored, so that none of them
+        # is found unfinished.
+        ends = list(ends_of(body))
+        for end, errbacks in ends:
+            unique: list[Any] = []
+            for errback in (*errbacks, *of_group):
+                if errback not in unique:
+                    unique.append(errback)
+            try:
+                request = fake_request(end.id, unique, task_name=end.task)
+                call_errbacks(store.app, request, cause, None)
+                store.fail_from_current_stack(end.id, exc=cause)
+            except Exception as fault:
+                logger.exception("Failed to handle chord error for task %s: %r", end.id, fault)
+        if frozen.id:
+            store.mark_as_failure(frozen.id, cause)
+        for end, _ in ends:
+            tell_outer_chord(store, end, cause)
+    except Exception as fault:
+        logger.exception(
+            "Failed to handle group chord error, falling back to single task handling: %r", fault
+        )
+        info: ExceptionInfo = store.fail_from_current_stack(body.id, exc=exc)
+        return info
+    return None
+
+
+def ends_of(sig: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """The signatures whose results are the result of *sig*, each with the error callbacks to call for it."""
+    own = maybe_list(sig.options.get("link_error")) or []
+    if isinstance(sig, group):
+        for member in sig.tasks:
+            for end, errbacks in ends_of(maybe_signature(member, app=sig._app)):
+                yield end, [*errbacks]
+    elif isinstance(sig, chord) and sig.body is not None:
+        for end, errbacks in ends_of(maybe_signature(sig.body, app=sig._app)):
+            yield end, [*own, *errbacks]
+    elif sig.get("subtask_type") == "chain" and sig.tasks:
+        for end, _ in ends_of(maybe_signature(sig.tasks[-1], app=sig._app)):
+            yield end, [*own]
+    else:
+        yield sig, own
+
+
+def tell_outer_chord(store: Any, sig: Any, exc: BaseException) -> None:
+    """*sig* will not run: if it is a member of a chord itself, that one counts it as failed."""
+    options = sig.options
+    if not options.get("chord"):
+        return
+    request = fake_request(
+        options.get("task_id"),
+        task_name=sig.task,
+        chord=options["chord"],
+        group=options.get("group_id"),
+        group_index=options.get("group_index"),
+        root_id=options.get("root_id"),
+    )
+    store.on_chord_part_return(request, states.FAILURE, exc)
