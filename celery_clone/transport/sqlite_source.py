@@ -85,7 +85,7 @@ class SqliteSource:
             self._settlement = Settlement()
         else:
             self._session = previous._session
-            self._session.broker = transport.broker
+            self._session.resume(transport.broker)
             self._settlement = previous._settlement
         self._names: list[str] = []
         self._quiet = False
@@ -199,24 +199,30 @@ class SqliteSource:
 
     def ack(self, tags: Iterable[str]) -> None:
         """Settle these deliveries as done.  Buffered until the next :meth:`take` or :meth:`flush`."""
-        self._settlement.done.extend(map(int, tags))
+        self._settlement.done.extend(number for number in map(number_of, tags) if number is not None)
         if len(self._settlement.done) >= MOST_UNSENT:
             self.flush()
 
     def reject(self, tag: str, *, requeue: bool) -> None:
         """Give a delivery back to its old place in its queue, or drop it."""
-        if requeue:
-            ring(self._broker.release(self._session.open(), [int(tag)]))
+        number = number_of(tag)
+        if requeue and number is not None:
+            ring(self._broker.release(self._session.open(), [number]))
         else:
             self.ack((tag,))
 
     def bury(self, delivery: Delivery, reason: str) -> None:
         """Move a delivery that cannot be used to the queue ``<queue>.dead``, with the *reason*."""
-        self._broker.bury(self._session.open(), int(delivery.tag), reason, time.time())
+        number = number_of(delivery.tag)
+        if number is not None:
+            self._broker.bury(self._session.open(), number, reason, time.time())
 
     def park(self, delivery: Delivery, due: float) -> bool:
         """Hand a delivery back until *due*; in the file with the next :meth:`take` or :meth:`flush`."""
-        self._settlement.parked.append((int(delivery.tag), due))
+        number = number_of(delivery.tag)
+        if number is None:
+            return False
+        self._settlement.parked.append((number, due))
         if len(self._settlement.parked) >= MOST_UNSENT:
             self.flush()
         return True
@@ -255,7 +261,8 @@ class SqliteSource:
         """Flush and let go.  Legal twice, and before :meth:`watch`.
 
         What is left goes back to the queues at once after :meth:`quiet`.  Without, the connection was
-        lost while tasks go on: the session stays, for the source that has this one as *previous*.
+        lost while tasks go on: it stays held for one lease, for the source that has this one as
+        *previous*.
         """
         if self._closed:
             return
@@ -267,12 +274,18 @@ class SqliteSource:
             self._timers, self._due_timer, self._hub, self._ready = [], None, None, None
         try:
             self.flush()
-            number = self._session.id
-            if self._quiet or number is None or not self._broker.holds(number):
+            if self._quiet:
                 self._session.close()
+            else:
+                self._session.pause()
         except DatabaseUnavailable:
             # A later source settles it, or the session ends with this process: nothing is lost.
             logger.warning("The last acknowledgements could not be written.", exc_info=True)
+
+
+def number_of(tag: str) -> int | None:
+    """The message a tag stands for; ``None`` for a tag that is none of ours."""
+    return int(tag) if tag.isdecimal() else None
 
 
 def redelivery_facts(envelope: Envelope, message: Claimed) -> dict[str, Any]:

@@ -135,6 +135,28 @@ class Session:
                     doorbell.remove(other.bell)
         self.broker.tidy(now)
 
+    def pause(self) -> None:
+        """Stop waiting, and keep what is held for one lease: somebody may :meth:`resume` until then."""
+        number = self.id
+        if number is None or not self.broker.holds(number):
+            self.close()
+            return
+        # Without a doorbell the others go by the lease alone.
+        self.broker.beat(number, None)
+        bell, self.bell = self.bell, None
+        if bell is not None:
+            bell.close()
+
+    def resume(self, broker: Broker) -> None:
+        """Go on after :meth:`pause`, over another connection to the same file."""
+        self.broker = broker
+        number = self.id
+        if number is not None:
+            self._renew_bell()
+            self.waiting = False
+            if broker.beat(number, self.address) is None:
+                self._number = None
+
     def close(self) -> None:
         """Give back what is held and leave.  Legal twice, before :meth:`open`, and in a forked child."""
         number, self._number = self.id, None
