@@ -40,18 +40,34 @@ def is_lazy(tasks: Any) -> bool:
     return isinstance(tasks, list) and type(tasks) is not list and hasattr(tasks, "concrete")
 
 
+def _size(tasks: Any, most: int = 2) -> int:
+    """Count members as they will be sent, up to *most*; a generator counts as many, unread."""
+    if is_lazy(tasks):
+        return most
+    size = 0
+    for task in tasks:
+        kind = task.get("subtask_type")
+        if kind == "group":
+            size += _size(task["kwargs"]["tasks"], most - size)
+        elif kind != "chain" or task["kwargs"]["tasks"]:
+            size += 1
+        if size >= most:
+            break
+    return size
+
+
 def is_empty_group(task: Any) -> bool:
     """Is it a group that is known, without reading a generator, to have no members?"""
-    return isinstance(task, group) and not is_lazy(task.tasks) and not task.tasks
+    return isinstance(task, group) and _size(task.tasks, 1) == 0
 
 
 def single_member(task: Any) -> Any:
-    """Give the only member of a group that has but one, in the group's place, and so on; else *task*.
+    """Give the only member of a group that has but one, in the group's place; else *task*.
 
     A generator is not read for it.
     """
-    while isinstance(task, group) and not is_lazy(task.tasks) and len(task.tasks) == 1:
-        task = handed_down(task, bound(task.tasks[0], task._app))
+    if isinstance(task, group) and _size(task.tasks) == 1:
+        return handed_down(task, next(members_of(task.tasks, task._app)))
     return task
 
 

@@ -164,6 +164,8 @@ def pipe(left: Any, right: Any) -> Any:
         if not isinstance(right, dict):
             return NotImplemented
         right = as_signature(right, left._app, taker="|")
+    if isinstance(left, _chain):
+        left = _without_nothing_at_its_end(left)
     left_kind = kind_of(left)
     if not isinstance(left, group):
         right = single_member(right)
@@ -179,6 +181,16 @@ _IN_PLACE: dict[Rewrite, Callable[[list[Any], Any], None]] = {
     upgrade_end_to_chord: lambda steps, right: steps.append(upgrade_to_chord(steps.pop(), right)),
     extend_end_body: lambda steps, right: steps.append(extend_body(steps.pop(), right)),
 }
+
+
+def _without_nothing_at_its_end(left: Any) -> Any:
+    """Give the chain without the groups of none it ends in: what follows follows what was before them."""
+    size = len(left.tasks)
+    while size and is_empty_group(left.tasks[size - 1]):
+        size -= 1
+    if size == len(left.tasks):
+        return left
+    return type(left)(left.tasks[:size], app=left._app, **left.options)
 
 
 def fold(tasks: Iterable[Any]) -> Any:

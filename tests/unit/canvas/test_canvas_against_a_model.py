@@ -24,12 +24,13 @@ def steps(tasks: list[Tree]) -> list[Tree]:
     opened: list[Tree] = []
     for tree in tasks:
         opened += steps(tree[1]) if tree[0] == "chain" else [tree]
-    opened = [tree for tree in opened if tree[0] != "group" or tree[1]]
+    opened = [tree for tree in opened if tree[0] != "group" or any(members(tree[1]))]
     found: list[Tree] = []
     for tree in opened:
         after_a_leading_group = len(found) == 1 and found[0][0] == "group"
-        if tree[0] == "group" and len(tree[1]) == 1 and not after_a_leading_group:
-            found += steps([tree[1][0]])
+        only = list(members(tree[1])) if tree[0] == "group" else []
+        if len(only) == 1 and not after_a_leading_group:
+            found += steps(only)
         else:
             found.append(tree)
     return found
@@ -107,13 +108,13 @@ def build(app: Celery, tree: Tree) -> Any:
     return chain(parts) if tree[0] == "chain" else group(parts)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=trees.filter(does_something))
 def test_any_workflow_gives_what_the_model_says(app: Celery, tree: Tree) -> None:
     assert build(app, tree).apply(("x",)).get() == expected(normal(tree), "x")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=trees.filter(does_something))
 def test_freezing_any_workflow_twice_changes_nothing(app: Celery, tree: Tree) -> None:
     made = build(app, tree)
@@ -121,7 +122,7 @@ def test_freezing_any_workflow_twice_changes_nothing(app: Celery, tree: Tree) ->
     assert made.freeze().as_tuple() == made.freeze().as_tuple()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=trees.filter(does_something))
 def test_any_workflow_is_the_same_after_it_was_frozen(app: Celery, tree: Tree) -> None:
     made = build(app, tree)

@@ -187,3 +187,16 @@ def test_chain_reads_dictionaries_and_refuses_the_rest(tasks: SimpleNamespace) -
     assert chain(dict(tasks.add.s(1, 1)), tasks.add.s(2)) == chain(tasks.add.s(1, 1), tasks.add.s(2))
     with pytest.raises(TypeError, match=r"chain\(\) takes signatures"):
         chain(tasks.add.s(1, 1), tasks.add)
+
+
+def test_what_follows_a_group_of_none_at_the_end_follows_what_was_before_it(tasks: SimpleNamespace) -> None:
+    pair = group(tasks.add.s(1, 1), tasks.add.s(2, 2))
+
+    assert steps(tasks.add.s(1, 1) | group([]) | tasks.add.s(2)) == ["TASK", "TASK"]
+    made = pair | tasks.xsum.s() | group([]) | tasks.add.s(2)
+    assert steps(made) == ["CHORD"] and steps(made.tasks[0].body) == ["TASK", "TASK"]
+
+
+def test_members_that_do_nothing_do_not_count(tasks: SimpleNamespace) -> None:
+    assert steps(tasks.add.s(1, 1) | group(tasks.add.s(2), chain(), group([]))) == ["TASK", "TASK"]
+    assert (chain(tasks.add.s(1, 1), tasks.add.s(2)) | group(chain())).tasks[1:] == [tasks.add.s(2)]
