@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.support.servers import Unavailable
 
 VERSION = "5.7.0"
-REQUIREMENT = f"celery[redis,msgpack,yaml]=={VERSION}"
+REQUIREMENT = f"celery[auth,msgpack,redis,yaml]=={VERSION}"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -36,9 +36,10 @@ def celery_python() -> Path:
     folder.parent.mkdir(exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        python = folder / "bin" / "python"
-        if not _has_celery(python):
+        python, contents = folder / "bin" / "python", folder / "requirement.txt"
+        if not (contents.exists() and contents.read_text() == REQUIREMENT and _has_celery(python)):
             _build(folder)
+            contents.write_text(REQUIREMENT)
         return python
 
 
