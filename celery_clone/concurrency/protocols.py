@@ -42,22 +42,45 @@ class Runner(Protocol):
 class Pool(Protocol):
     """Runs jobs.  All methods are called by the worker's loop.
 
-    ``tell`` (given to :meth:`start`) is called in the loop's thread with the reports of one turn.
+    ``tell`` (given to :meth:`bind`) is called in the loop's thread with the reports of one turn.
     A report for every submitted job comes exactly once: ``Ended``, ``Unfit``, ``Returned`` or ``Lost``;
-    ``Began`` and ``Overtime`` may come before it.
+    ``Began`` and ``Overtime`` may come before it.  A job that is taken back, by :meth:`recall` or because
+    the pool ends before it began, has no report.
     """
 
-    name: str
-    green: bool
+    @property
+    def name(self) -> str:
+        """The short name of the pool."""
 
-    def start(self, runner: Runner, tell: Callable[[Sequence[Report]], None]) -> None:
+    @property
+    def green(self) -> bool:
+        """Does it need the blocking loop?"""
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What ``inspect stats`` shows of the pool."""
+
+    @property
+    def num_processes(self) -> int:
+        """How many jobs it can run at once."""
+
+    def bind(self, runner: Runner, tell: Callable[[Sequence[Report]], None]) -> None:
+        """What runs the jobs, and who is told of them.  Before :meth:`start`."""
+
+    def start(self) -> None:
         """Start the processes or threads.  Returns when jobs may be submitted."""
 
+    def did_start_ok(self) -> bool:
+        """Has no process failed to start so far?"""
+
     def watch(self, hub: Any) -> None:
-        """Register descriptors and timers with the loop."""
+        """Register descriptors and timers with the loop.  Legal again, as after the hub was reset."""
 
     def unwatch(self, hub: Any) -> None:
         """Take back what :meth:`watch` registered."""
+
+    def wait(self, timeout: float) -> None:
+        """For a loop without a hub: tell what there is, after waiting at most *timeout* seconds for it."""
 
     def room(self) -> int:
         """How many jobs may be handed over now."""
@@ -79,8 +102,11 @@ class Pool(Protocol):
     def resize(self, change: int) -> None:
         """Grow or shrink by *change* children."""
 
-    def stop(self, *, deadline: float | None) -> None:
+    def restart(self) -> None:
+        """Replace every child, each when its job has ended."""
+
+    def stop(self, *, deadline: float | None = None) -> None:
         """End.  ``None``: wait for begun jobs; else wait at most that many seconds, then kill."""
 
-    def info(self) -> dict[str, Any]:
-        """What ``inspect stats`` shows of the pool."""
+    def kill_all(self, grace: float) -> None:
+        """End at once, with *grace* seconds between TERM and KILL.  Nothing is told of the jobs that die."""

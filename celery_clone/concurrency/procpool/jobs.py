@@ -156,27 +156,29 @@ class Intake:
             return Kind.END
         if ancillary:
             self._descriptor = received_descriptor(ancillary)
-        if count < HEAD.size and not self._receive_rest(count, HEAD.size):
-            return Kind.END
+        if count < HEAD.size:
+            count = self._receive_rest(count, HEAD.size)
+            if count < HEAD.size:
+                return Kind.END
         kind, self.flags, self._length = REST_OF_HEAD.unpack_from(self._body)
-        if kind == Kind.JOB and count < HEAD.size + self._length and not self._receive_rest(
-            max(count, HEAD.size), HEAD.size + self._length
-        ):
-            return Kind.END
+        if kind == Kind.JOB:
+            wanted = HEAD.size + self._length
+            if count < wanted and self._receive_rest(count, wanted) < wanted:
+                return Kind.END
         return Kind(kind)
 
-    def _receive_rest(self, have: int, wanted: int) -> bool:
-        """A stream may give a packet in pieces: receive until *wanted* bytes are there."""
-        while have < wanted:
+    def _receive_rest(self, have: int, wanted: int) -> int:
+        """A stream may give a packet in pieces: receive until *wanted* bytes are there.  Returns how many are."""
+        while 0 < have < wanted:
             claim, body = memoryview(self._views[0])[have:], self._body[max(0, have - NUMBER_BYTES) :]
             try:
                 count = self._sock.recvmsg_into((claim, body))[0]
             except ConnectionResetError:
-                return False
+                break
             if not count:
-                return False
+                break
             have += count
-        return True
+        return have
 
     def job(self) -> Job:
         """The job taken last."""

@@ -42,6 +42,9 @@ logger = get_logger("celery.pool")
 JOBS_PER_CHILD = 2
 """How many jobs may wait for each child, unless ``depth`` says otherwise."""
 
+START_TIMEOUT = 4.0
+"""Seconds a child may take to set itself up, unless ``worker_proc_alive_timeout`` says otherwise."""
+
 LOOK_AFTER_EVERY = 1.0
 """Seconds between looks for what no descriptor tells."""
 
@@ -119,6 +122,7 @@ class ProcessPool:
         self._start_failures = 0
         self._refill_at = 0.0
         self._started = self._stopping = self._refills = self._watches_writer = False
+        self._silent_losses = False
         self._hub: Any = None
         self._hub_timer: tuple[float, Any] | None = None
 
@@ -132,6 +136,7 @@ class ProcessPool:
         self._desk = Desk(open_feed(shared=self._shared))
         self._selector = DefaultSelector()
         self._started, self._stopping, self._refills, self._watches_writer = True, False, True, False
+        self._silent_losses = False
         self._start_failures, self._refill_at = 0, 0.0
         gc.collect()
         try:
@@ -538,7 +543,8 @@ class ProcessPool:
     def _lose(self, seq: int, pid: int, code: int | None) -> bool:
         if self._desk.orders.pop(seq, None) is None:
             return False
-        self._outbox.append(Lost(seq, pid, code))
+        if not self._silent_losses or seq < 0:
+            self._outbox.append(Lost(seq, pid, code))
         return True
 
     def _account(self, pid: int, code: int | None) -> None:
@@ -566,8 +572,13 @@ class ProcessPool:
 
     # -- stop
 
-    def stop(self, *, deadline: float | None = None) -> None:
-        """End.  Jobs that have not begun are taken back, as by :meth:`recall`; those that have run to their end.
+    def kill_all(self, grace: float) -> None:
+        """End at once, with *grace* seconds between TERM and KILL.  The jobs that die have no report."""
+        self._silent_losses = True
+        self.stop(deadline=0.0, term_grace=grace)
+
+    def stop(self, *, deadline: float | None = None, term_grace: float = TERM_GRACE) -> None:
+        """End.  Jobs that have not begun are taken back as by :meth:`recall`; those that have are waited for.
 
         Plain calls are waited for too.  With *deadline* both have so many seconds; then their children get
         TERM, and KILL when that does not help.
@@ -591,7 +602,7 @@ class ProcessPool:
             self._desk.finish()
         if not self.unreported:
             self._serve_till_empty(LEAVE_GRACE if until is None else max(1.0, until - time.monotonic()))
-        for signum, grace in ((signal.SIGTERM, TERM_GRACE), (signal.SIGKILL, KILL_GRACE)):
+        for signum, grace in ((signal.SIGTERM, term_grace), (signal.SIGKILL, KILL_GRACE)):
             for member in list(self._members.values()):
                 member.expected = True
                 member.signal(signum)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from celery_clone.concurrency.procpool import Plan, ProcessPool
 from celery_clone.exceptions import SoftTimeLimitExceeded
 from celery_clone.message import frames
@@ -227,7 +228,9 @@ def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     """``bench(processes, ...)``: a pool that is started, and stopped after the test."""
     opened: list[Bench] = []
 
-    def open_bench(processes: int = 2, *, plan: Plan | None = None, flush_seconds: float = 0.0, **how: Any) -> Bench:
+    def open_bench(
+        processes: int = 2, *, plan: Plan | None = None, flush_seconds: float = 0.0, **how: Any
+    ) -> Bench:
         folder = tmp_path / str(len(opened))
         folder.mkdir()
         pool = ProcessPool(processes, plan, **how)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from celery_clone.concurrency.procpool import Plan, ProcessPool
 from celery_clone.message.frames import MAY_WAIT, TELL_BEGIN, Began, Ended, Job, Lost, Overtime, Unfit
 from tests.support.processes import is_alive
@@ -204,7 +205,7 @@ def test_a_job_that_exits_has_failed_and_the_child_is_replaced(bench):
         one.ended([seq])
         state, _, _, error, _ = one.final(seq).outcome
         assert (state, error[0]) == ("FAILURE", name)
-        one.serve_until(lambda: one.pool.pids and one.pool.pids[0] != pid)
+        one.serve_until(lambda pid=pid: one.pool.pids and one.pool.pids[0] != pid)
         pid = one.pool.pids[0]
     one.ended(one.submit("echo:x"))
 
@@ -264,7 +265,8 @@ def test_children_killed_while_they_read_lose_only_what_had_begun(bench):
     kills = 0
     for _ in range(40):
         one.all_up()
-        seqs += one.submit(*["echo:x"] * 40, flags=rng.choice([0, MAY_WAIT]), raw=b"r" * rng.choice([10, 40_000]))
+        raw = b"r" * rng.choice([10, 40_000])
+        seqs += one.submit(*["echo:x"] * 40, flags=rng.choice([0, MAY_WAIT]), raw=raw)
         one.pool.serve(rng.random() * 0.004)
         if rng.random() < 0.7:
             os.kill(rng.choice(one.pool.pids), signal.SIGKILL)
@@ -346,7 +348,7 @@ def test_children_that_cannot_start_are_tried_again_ever_more_slowly(bench, capl
     (seq,) = one.submit("echo:x")
     one.serve_until(lambda: one.pool._start_failures >= 4)
     assert not one.pool.is_up()
-    messages = [record.getMessage() for record in caplog.records if "could not be started" in record.getMessage()]
+    messages = [text for text in caplog.messages if "could not be started" in text]
     assert len(messages) == one.pool._start_failures
     assert "'exitcode 3'" in messages[0]
     assert "4 time(s)" in messages[3]
@@ -680,7 +682,8 @@ def strike(pid: int, signum: int) -> None:
 def test_whatever_is_killed_when_each_job_is_reported_exactly_once(bench, shared, seed):
     rng = random.Random(seed)
     one = bench(3, depth=200, shared=shared, plan=Plan(max_tasks=rng.choice([None, 7])))
-    tasks = ["echo:x"] * 12 + ["sleep:0.002", "leave:1", "vanish:2", "kill_self", "crash:x", "fork_and_return"]
+    tasks = ["echo:x"] * 12
+    tasks += ["sleep:0.002", "leave:1", "vanish:2", "kill_self", "crash:x", "fork_and_return"]
     seqs: list[int] = []
     recalled: list[int] = []
     until = time.monotonic() + 2.5
@@ -695,7 +698,8 @@ def test_whatever_is_killed_when_each_job_is_reported_exactly_once(bench, shared
         one.pool.serve(rng.random() * 0.01)
         what = rng.random()
         if what < 0.15 and one.pool.pids:
-            strike(rng.choice(one.pool.pids), rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1]))
+            signum = rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
+            strike(rng.choice(one.pool.pids), signum)
         elif what < 0.2:
             for seq in one.pool.begun():
                 one.pool.kill(seq, rng.choice([signal.SIGKILL, signal.SIGTERM]))
