@@ -132,7 +132,9 @@ def main() -> int:
             shown = log.read_text(errors="replace")
             print(shown, flush=True)
             if not ready:
-                print(f"The worker was not ready within {START_TIMEOUT_S:g} s; exit code {worker.poll()}.")
+                ended = worker.poll()
+                how = f"ended with exit code {ended}" if ended is not None else "is still starting"
+                print(f"The worker was not ready after {ready_s:.1f} s: it {how}. Its log is above.")
                 return 1
             failed, tried = walk(EXAMPLES / "tour.md")
         finally:
