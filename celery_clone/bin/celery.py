@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "amqp": "celery_clone.bin.amqp:amqp",
         "call": "celery_clone.bin.call:call",
+        "graph": "celery_clone.bin.graph:graph",
         "list": "celery_clone.bin.list:list_",
         "logtool": "celery_clone.bin.logtool:logtool",
         "purge": "celery_clone.bin.purge:purge",
@@ -67,27 +68,54 @@ The support for this usage was removed in Celery 5.0. Instead you should use `{o
 celery {option} celeryapp {command} <...>"""
 
 
-class CommandTable(dict[str, Any]):
-    """Commands by name; those given as ``module:name`` or entry point are loaded when they are asked for."""
+class CommandTable(MutableMapping[str, click.Command]):
+    """Commands by name, each loaded when it is asked for.
+
+    Arguments:
+        places: name to ``module:name``.
+        more: gives further places, as entry points; called when a name is not in *places*, or all are wanted.
+    """
+
+    def __init__(self, places: Mapping[str, str], more: Callable[[], Mapping[str, EntryPoint]]) -> None:
+        self._commands: dict[str, Any] = dict(places)
+        self._more: Callable[[], Mapping[str, EntryPoint]] | None = more
+
+    def _add_more(self) -> None:
+        more, self._more = self._more, None
+        if more is not None:
+            self._commands = {**more(), **self._commands}
 
     def __getitem__(self, name: str) -> click.Command:
-        found = super().__getitem__(name)
+        if name not in self._commands:
+            self._add_more()
+        found: Any = self._commands[name]
         if not isinstance(found, click.Command):
-            found = self[name] = _load(name, found)
-        return found
+            found = self._commands[name] = _load(name, found)
+        command: click.Command = found
+        return command
 
-    def get(self, name: str, default: Any = None) -> Any:
-        # The inherited one would hand out what is not loaded yet.
-        return self[name] if name in self else default  # noqa: SIM401
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._commands[name] = command
 
-    def values(self) -> Any:
-        return [self[name] for name in self]
+    def __delitem__(self, name: str) -> None:
+        self._add_more()
+        del self._commands[name]
 
-    def items(self) -> Any:
-        return [(name, self[name]) for name in self]
+    def __contains__(self, name: object) -> bool:
+        if name not in self._commands:
+            self._add_more()
+        return name in self._commands
+
+    def __iter__(self) -> Iterator[str]:
+        self._add_more()
+        return iter(self._commands)
+
+    def __len__(self) -> int:
+        self._add_more()
+        return len(self._commands)
 
 
-def _load(name: str, place: Any) -> click.Command:
+def _load(name: str, place: str | EntryPoint) -> click.Command:
     if isinstance(place, str):
         module, _, attribute = place.partition(":")
         command: click.Command = getattr(import_module(module), attribute)
@@ -99,7 +127,7 @@ def _load(name: str, place: Any) -> click.Command:
     return plugin
 
 
-def broken_command(name: str, place: Any, error: BaseException) -> click.Command:
+def broken_command(name: str, place: EntryPoint, error: BaseException) -> click.Command:
     """A command in the place of one of another package that cannot be imported; it says why."""
     trace = "".join(traceback.format_exception(error))
 
@@ -154,9 +182,9 @@ def _is_unreachable_broker(error: Exception) -> bool:
     return kombu_exceptions is not None and isinstance(error, kombu_exceptions.OperationalError)
 
 
-def _plugins() -> Iterator[tuple[str, Any]]:
-    for entry_point in entry_points(group=PLUGIN_GROUP):
-        yield entry_point.name, entry_point
+def _plugins() -> dict[str, EntryPoint]:
+    """The commands that other packages bring along.  Looking through all packages takes its time."""
+    return {entry_point.name: entry_point for entry_point in entry_points(group=PLUGIN_GROUP)}
 
 
 def _change_folder(ctx: click.Context, param: click.Parameter, workdir: Path | None) -> None:
@@ -272,7 +300,7 @@ def celery(
     _add_options_of_the_app(ctx, ctx.obj.app.user_options)
 
 
-celery.commands = CommandTable({**dict(_plugins()), **COMMANDS})
+celery.commands = CommandTable(COMMANDS, _plugins)
 
 
 def _find(ctx: click.Context, name: str) -> Any:
