@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -76,13 +77,19 @@ def main() -> int:
         "versions": {side.name: report.versions(side) for side in sides},
     }
     samples: list[report.Sample] = []
+    broken: list[str] = []
     with Stage(tasks) as stage:
         for name, run in chosen(os.environ.get("BENCH_ONLY", "")).items():
             for number in range(1, rounds + 1):
                 for side in sides:
                     if name in OURS_ONLY and side.name != report.OURS:
                         continue
-                    measured = run(side, stage)
+                    try:
+                        measured = run(side, stage)
+                    except (RuntimeError, AssertionError, OSError, subprocess.SubprocessError) as error:
+                        broken.append(f"{name} {number}/{rounds} {side.name}")
+                        report.say(f"{broken[-1]} BROKE: {error}")
+                        continue
                     samples.append(report.Sample(name, side.name, number, measured))
                     figures = ", ".join(f"{metric} {value:.4g}" for metric, value in measured.items())
                     report.say(f"{name} {number}/{rounds} {side.name}: {figures}")
@@ -91,14 +98,16 @@ def main() -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         json.dumps(
-            {**facts, "rows": records, "samples": [dataclasses.asdict(sample) for sample in samples]},
+            {**facts, "broken": broken, "rows": records, "samples": [dataclasses.asdict(sample) for sample in samples]},
             indent=1,
         )
         + "\n"
     )
     print(report.table(records))
     print(f"\n{rounds} rounds, medians; all figures in {os.path.relpath(path)}")
-    return 0
+    if broken:
+        print("Broken runs, not in the table: " + "; ".join(broken))
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

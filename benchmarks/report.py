@@ -41,8 +41,7 @@ def medians(samples: Sequence[Sample]) -> dict[str, dict[str, dict[str, float]]]
             metrics.setdefault(metric, []).append(value)
     return {
         benchmark: {
-            side: {metric: median(numbers) for metric, numbers in metrics.items()}
-            for side, metrics in sides.items()
+            side: {metric: median(numbers) for metric, numbers in metrics.items()} for side, metrics in sides.items()
         }
         for benchmark, sides in values.items()
     }

@@ -70,9 +70,7 @@ ROWS = (
     Row("drain, RabbitMQ, no results", "drain-rabbit-no-results", "per_second", "tasks/s"),
     Row("  worker CPU a task", "drain-rabbit-no-results", "cpu_ms", "ms"),
     # 3,000/s where Celery on Redis does 450/s.
-    Row(
-        "drain, embedded SQLite", "drain-sqlite", "per_second", "tasks/s", at_least(3000 / 450), "drain-redis"
-    ),
+    Row("drain, embedded SQLite", "drain-sqlite", "per_second", "tasks/s", at_least(3000 / 450), "drain-redis"),
     Row("  worker CPU a task", "drain-sqlite", "cpu_ms", "ms", None, "drain-redis"),
     Row("publish one by one, Redis", "publish-redis", "per_second", "calls/s", at_least(4)),
     Row("  producer CPU a call", "publish-redis", "cpu_ms", "ms"),
@@ -98,9 +96,7 @@ ROWS = (
     Row("import and Celery()", "imports", "ms", "ms", at_most(80)),
     Row("worker ready, Redis", "worker-redis", "ready_s", "s", at_most(0.5)),
     Row("worker ready, embedded SQLite", "worker-sqlite", "ready_s", "s", at_most(0.5), "worker-redis"),
-    Row(
-        "memory of a -c 2 worker (PSS of the tree), Redis", "worker-redis", "pss_mb", "MB", at_most_times(0.6)
-    ),
+    Row("memory of a -c 2 worker (PSS of the tree), Redis", "worker-redis", "pss_mb", "MB", at_most_times(0.6)),
     Row("  embedded SQLite", "worker-sqlite", "pss_mb", "MB", at_most_times(0.6), "worker-redis"),
     Row("idle worker, Redis", "worker-redis", "idle_percent", "% of a core"),
     Row(

@@ -68,9 +68,7 @@ class Stage:
     def __init__(self, tasks: int) -> None:
         self.tasks = tasks
         self._open = contextlib.ExitStack()
-        self.folder = Path(
-            self._open.enter_context(tempfile.TemporaryDirectory(prefix="celery-clone-bench-"))
-        )
+        self.folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="celery-clone-bench-")))
         self._numbers = itertools.count(1)
         self._redis: RedisServer | None = None
         self._rabbit: RabbitServer | None = None
@@ -153,8 +151,6 @@ class Stage:
             check=False,
         )
         if done.returncode != 0:
-            raise RuntimeError(
-                f"{side.name}: client.py {action} {count} failed:\n{done.stdout}\n{done.stderr}"
-            )
+            raise RuntimeError(f"{side.name}: client.py {action} {count} failed:\n{done.stdout}\n{done.stderr}")
         measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
         return measured

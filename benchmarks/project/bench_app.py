@@ -14,9 +14,7 @@ package = os.environ["BENCH_PACKAGE"]
 celery = importlib.import_module(package)
 signals = importlib.import_module(f"{package}.signals")
 
-app = celery.Celery(
-    "bench", broker=os.environ["BENCH_BROKER"], backend=os.environ.get("BENCH_BACKEND") or None
-)
+app = celery.Celery("bench", broker=os.environ["BENCH_BROKER"], backend=os.environ.get("BENCH_BACKEND") or None)
 app.conf.update(
     task_default_queue=os.environ["BENCH_QUEUE"],
     task_ignore_result=os.environ.get("BENCH_IGNORE_RESULT") == "1",
