@@ -90,7 +90,8 @@ class Drainer:
     ) -> Iterator[Any]:
         """Wait until ``p.ready``, looking around every *interval* seconds.
 
-        Yields each time something may have happened.  Raises :exc:`TimeoutError` (the built-in one) after *timeout* seconds.
+        Yields each time something may have happened.  Raises the built-in :exc:`TimeoutError` after
+        *timeout* seconds.
         """
         wait = wait or self.result_consumer.drain_events
         end = None if timeout is None else time.monotonic() + timeout
