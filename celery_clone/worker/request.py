@@ -17,7 +17,6 @@ from weakref import ref
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 
 from celery_clone import signals
-from celery_clone._state import current_app
 from celery_clone.app.trace import fast_trace_task, trace_task, trace_task_ret
 from celery_clone.concurrency.base import BasePool
 from celery_clone.exceptions import (
@@ -57,7 +56,7 @@ class Request:
         on_ack, on_reject: settle the message.
         hostname: node name of the worker.
         eventer: sends events, if any.
-        app: the app.
+        app: the app; by default that of the task.
         connection_errors: what settling may raise when the connection is lost.
         request_dict: what the task will see as its request; by default the headers.
         task: the task; looked up by name when missing.
@@ -98,7 +97,7 @@ class Request:
             (message.headers if headers is None else headers) if request_dict is None else request_dict
         )
         self._body = message.body if body is None else body
-        self._app = app or current_app._get_current_object()
+        self._app = app or task.app
         self._utc = utc
         self._decoded = decoded
         self._content_type = None if decoded else message.content_type
@@ -540,7 +539,7 @@ def create_request_cls(
     hostname: str | None,
     eventer: Any,
     trace: Any = None,
-    app: Any = current_app,
+    app: Any = None,
 ) -> type[Request]:
     """A subclass of *base* for the requests of one task, which knows its pool and limits already."""
     soft_default, hard_default = task.soft_time_limit, task.time_limit
