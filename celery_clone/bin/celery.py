@@ -35,13 +35,16 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "amqp": "celery_clone.bin.amqp:amqp",
         "call": "celery_clone.bin.call:call",
+        "control": "celery_clone.bin.control:control",
         "graph": "celery_clone.bin.graph:graph",
+        "inspect": "celery_clone.bin.control:inspect",
         "list": "celery_clone.bin.list:list_",
         "logtool": "celery_clone.bin.logtool:logtool",
         "purge": "celery_clone.bin.purge:purge",
         "report": "celery_clone.bin.report:report",
         "result": "celery_clone.bin.result:result",
         "shell": "celery_clone.bin.shell:shell",
+        "status": "celery_clone.bin.control:status",
         "upgrade": "celery_clone.bin.upgrade:upgrade",
         "worker": "celery_clone.bin.worker:worker",
     }
