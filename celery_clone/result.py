@@ -132,7 +132,11 @@ class ResultBase:
         unfinished = _read_ends(parents)
         for node in reversed(parents):
             if node.id not in unfinished:
-                node.maybe_throw()
+                node._raise_cause()
+
+    def _raise_cause(self) -> None:
+        """Raise the error of this result if it has failed, or the earlier one that it only tells of."""
+        raise NotImplementedError
 
     def _watch_parents(self, on_interval: Callable[[], Any] | None) -> Callable[[], None]:
         """Look at the steps before this one now; give what looks again each time a wait looks around.
@@ -365,6 +369,11 @@ class AsyncResult(ResultBase):
         return value
 
     maybe_reraise = maybe_throw
+
+    def _raise_cause(self) -> None:
+        if self.state in states.PROPAGATE_STATES:
+            self._maybe_reraise_parent_error()
+            self.maybe_throw()
 
     def _to_remote_traceback(self, text: str | None) -> TracebackType | None:
         if text and tblib is not None and self.app is not None and self.app.conf.task_remote_tracebacks:
@@ -763,6 +772,21 @@ class ResultSet(ResultBase):
 
     maybe_reraise = maybe_throw
 
+    def _raise_cause(self) -> None:
+        for inner in self._sets_inside():
+            inner._maybe_reraise_parent_error()
+        for result in self._ended():
+            result._raise_cause()
+
+    def _sets_inside(self) -> list[ResultSet]:
+        """The members that are sets.  Their members are never sent if a step before them failed."""
+        return [result for result in self.results if isinstance(result, ResultSet)]
+
+    def _maybe_reraise_parent_error(self) -> None:
+        super()._maybe_reraise_parent_error()
+        for inner in self._sets_inside():
+            inner._maybe_reraise_parent_error()
+
     # -- waiting
 
     def get(
@@ -813,7 +837,7 @@ class ResultSet(ResultBase):
                 "Backend does not support on_message callback: this result store is asked, it does not tell. "
                 "Use a store that pushes results, such as redis:// or rpc://, or leave on_message out."
             )
-        if propagate and self.parent:
+        if propagate and (self.parent or self._sets_inside()):
             on_interval = self._watch_parents(on_interval)
         deadline = _Deadline(timeout)
         values: list[Any] = []
@@ -869,7 +893,7 @@ class ResultSet(ResultBase):
         """
         if disable_sync_subtasks:
             assert_will_not_block()
-        if propagate and self.parent:
+        if propagate and (self.parent or self._sets_inside()):
             on_interval = self._watch_parents(on_interval)
         deadline = _Deadline(timeout)
         places: dict[str, list[int]] = {}
@@ -890,6 +914,8 @@ class ResultSet(ResultBase):
             else:
                 value = meta["result"]
                 if propagate and meta["status"] in states.PROPAGATE_STATES:
+                    # What is stored here may only tell of the error of a step before: raise that itself.
+                    self.results[places[task_id][0]]._raise_cause()
                     _raise_stored(value)
             if callback:
                 callback(task_id, value)

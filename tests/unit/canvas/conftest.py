@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from kombu import Queue
 
 from celery_clone import Celery
+from celery_clone.app.runner import TaskRunner
+from celery_clone.message.frames import Job
 from celery_clone.signals import before_task_publish
 
 
@@ -66,3 +70,56 @@ def sent() -> Iterator[list[SimpleNamespace]]:
     before_task_publish.connect(remember, weak=False)
     yield calls
     before_task_publish.disconnect(remember)
+
+
+class QueueRunner:
+    """Runs the messages of an app's queue here, one after the other, in an order that *choose* decides."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self.names: list[str] = []
+        self._run = TaskRunner(app, "here")
+
+    def __call__(self, choose: Callable[[int], int] = lambda count: 0, most: int = 2000) -> list[str]:
+        """Run until the queue is empty; give the names of the tasks that ran."""
+        self.names = []
+        waiting: list[Any] = []
+        with self.app.connection_for_read() as connection:
+            queue = Queue(self.app.conf.task_default_queue)(connection.default_channel)
+            queue.declare()
+            while True:
+                while (message := queue.get(no_ack=True)) is not None:
+                    waiting.append(message)
+                if not waiting:
+                    return self.names
+                message = waiting.pop(choose(len(waiting)))
+                assert len(self.names) < most, "tasks send tasks without end"
+                self.names.append(message.headers["task"])
+                parts = (
+                    message.headers,
+                    message.properties,
+                    message.body,
+                    message.content_type,
+                    message.content_encoding,
+                )
+                self._run(Job(len(self.names), message.headers["task"], parts=parts, facts={}))
+
+
+def app_with_a_queue_of_its_own(name: str) -> Celery:
+    app = Celery(name, broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.update(task_default_queue=f"{name}-{uuid4().hex}", task_ignore_result=False)
+    return app
+
+
+@pytest.fixture(scope="module")
+def queued_app() -> Iterator[Celery]:
+    """An app whose calls lie in a queue in memory until they are run."""
+    app = app_with_a_queue_of_its_own("queued")
+    yield app
+    app.close()
+
+
+@pytest.fixture(scope="module")
+def run_queue(queued_app: Celery) -> QueueRunner:
+    """Runs what lies in that queue, as a worker's process would."""
+    return QueueRunner(queued_app)

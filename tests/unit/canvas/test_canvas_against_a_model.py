@@ -1,4 +1,4 @@
-"""Workflows of any shape give what a model of a few lines says, when they are applied here.
+"""Workflows of any shape give what a model of a few lines says, applied here or run from a queue.
 
 The model knows trees of tuples only: what a chain, a group and a chord mean, and that a group of one in
 a chain is that one.
@@ -7,6 +7,7 @@ a chain is that one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -91,7 +92,7 @@ trees = st.recursive(
 
 
 @pytest.fixture(scope="module")
-def app() -> Iterator[Celery]:
+def eager_app() -> Iterator[Celery]:
     app = Celery("model", broker="memory://", backend="cache+memory://", set_as_current=False)
     app.conf.task_always_eager = True
     app.task(name="call", shared=False)(called)
@@ -110,22 +111,64 @@ def build(app: Celery, tree: Tree) -> Any:
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=trees.filter(does_something))
-def test_any_workflow_gives_what_the_model_says(app: Celery, tree: Tree) -> None:
-    assert build(app, tree).apply(("x",)).get() == expected(normal(tree), "x")
+def test_any_workflow_gives_what_the_model_says(eager_app: Celery, tree: Tree) -> None:
+    assert build(eager_app, tree).apply(("x",)).get() == expected(normal(tree), "x")
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=trees.filter(does_something))
-def test_freezing_any_workflow_twice_changes_nothing(app: Celery, tree: Tree) -> None:
-    made = build(app, tree)
+def test_freezing_any_workflow_twice_changes_nothing(eager_app: Celery, tree: Tree) -> None:
+    made = build(eager_app, tree)
 
     assert made.freeze().as_tuple() == made.freeze().as_tuple()
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=trees.filter(does_something))
-def test_any_workflow_is_the_same_after_it_was_frozen(app: Celery, tree: Tree) -> None:
-    made = build(app, tree)
+def test_any_workflow_is_the_same_after_it_was_frozen(eager_app: Celery, tree: Tree) -> None:
+    made = build(eager_app, tree)
     made.freeze()
 
     assert made.apply(("x",)).get() == expected(normal(tree), "x")
+
+
+@pytest.fixture(scope="module")
+def calls(queued_app: Celery) -> list[int]:
+    """The tags of the calls that were run, from the queue."""
+    tags: list[int] = []
+
+    def call(value: Any, tag: int) -> str:
+        tags.append(tag)
+        if tag < 0:
+            raise ValueError(tag)
+        return called(value, tag)
+
+    queued_app.task(name="call", shared=False)(call)
+    return tags
+
+
+def tags_of(tree: Tree) -> Iterator[int]:
+    if tree[0] == "task":
+        yield tree[1]
+        return
+    parts = list(members(tree[1])) if tree[0] != "chain" else steps(tree[1])
+    for part in (*parts, *tree[2:]):
+        yield from tags_of(part)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tree=trees.filter(does_something), seed=st.integers(0, 1000))
+def test_run_from_a_queue_in_any_order_it_gives_the_same_and_runs_each_task_once(
+    queued_app: Celery, run_queue: Any, calls: list[int], tree: Tree, seed: int
+) -> None:
+    calls.clear()
+    result = build(queued_app, tree).apply_async(("x",))
+    run_queue(Random(seed).randrange)
+
+    tree = normal(tree)
+    value = expected(tree, "x")
+    if tree[0] == "group" and len(value) == 1 and isinstance(value[0], list):
+        # A group of one chain that ends in a group gives the result of that group.
+        value = value[0]
+    assert result.get(timeout=0.1) == value
+    assert sorted(calls) == sorted(tags_of(tree))
