@@ -10,15 +10,16 @@ from an empty function that is given the signature of the real one.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
+from celery_clone.utils.functional import reflection
+
 __all__ = ("checker",)
 
-_TAKES_ANY_POSITION = inspect.CO_VARARGS
-_TAKES_ANY_KEYWORD = inspect.CO_VARKEYWORDS
+_TAKES_ANY_POSITION = 0x04  # inspect.CO_VARARGS
+_TAKES_ANY_KEYWORD = 0x08  # inspect.CO_VARKEYWORDS
 
 
 class Shape(NamedTuple):
@@ -131,7 +132,7 @@ def _shape_of(fun: Any) -> Shape | None:
     if isinstance(fun, FunctionType):
         return _shape_of_code(fun.__code__, fun)
     try:
-        signature = inspect.signature(fun, follow_wrapped=False)
+        signature = reflection().signature(fun, follow_wrapped=False)
     except (TypeError, ValueError):
         return None  # written in C, without a signature
     parameters = signature.parameters.values()

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from inspect import iscoroutinefunction
 from typing import Any, NamedTuple
 
 from celery_clone.exceptions import Ignore, Retry
+from celery_clone.utils.functional import is_coroutine_function
 from celery_clone.utils.time import get_exponential_backoff_interval
 
 __all__ = ("add_autoretry_behaviour",)
@@ -50,7 +50,7 @@ def add_autoretry_behaviour(task: Any, **options: Any) -> None:
 
 
 def _wrapped(task: Any, body: Callable[..., Any], policy: Policy) -> Callable[..., Any]:
-    if iscoroutinefunction(body):
+    if is_coroutine_function(body):
 
         @wraps(body)
         async def run_async(*args: Any, **kwargs: Any) -> Any:

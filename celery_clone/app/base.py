@@ -6,7 +6,6 @@ options of a call in ``app.calls``, sending in ``app.amqp``, running in ``app.tr
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 import threading
@@ -58,7 +57,6 @@ from .annotations import prepare as prepare_annotations
 from .arguments import checker
 from .autoretry import add_autoretry_behaviour
 from .components import COMPONENTS
-from .models import pydantic_wrapper
 from .registry import TaskRegistry
 from .settings import Settings, detect_settings, find_deprecated_settings
 from .utils import AppPickler, appstr, bugreport
@@ -68,6 +66,8 @@ __all__ = ("App", "Celery")
 logger = get_logger(__name__)
 
 BUILTIN_FIXUPS = frozenset({"celery_clone.fixups.django:fixup"})
+BUILTIN_TASKS = "celery_clone.app.builtins"
+"""Loaded when an app is finalized: it brings kombu's serializers along."""
 OMITTED: Any = object()
 """Tells "not given" from ``None``, which clears a task's own option."""
 
@@ -430,6 +430,7 @@ class Celery:
             return known
         dump_arguments = None
         if pydantic:
+            pydantic_wrapper = symbol_by_name(COMPONENTS["pydantic"])
             fun = pydantic_wrapper(self, fun, name, pydantic_strict, pydantic_context, pydantic_dump_kwargs)
             dump_arguments = staticmethod(fun.argument_dumper(bound=bind))
         run = fun if bind else staticmethod(fun)
@@ -459,7 +460,7 @@ class Celery:
 
     def register_task(self, task: Any, **options: Any) -> Any:
         """Register a task class or instance; returns the instance."""
-        task = task() if inspect.isclass(task) else task
+        task = task() if isinstance(task, type) else task
         if not task.name:
             task_cls = type(task)
             task.name = self.gen_task_name(task_cls.__name__, task_cls.__module__)
@@ -512,7 +513,7 @@ class Celery:
                 raise RuntimeError("Contract breach: app not finalized. Call app.finalize() first.")
             self.finalized = True
             # Importing the module is what declares the built-in tasks.
-            import_module(COMPONENTS["builtins"])
+            import_module(BUILTIN_TASKS)
             _announce_app_finalized(self)
             while self._pending:
                 maybe_evaluate(self._pending.popleft())

@@ -6,7 +6,6 @@ tasks to an app and wrapping them is done before they come here.
 
 from __future__ import annotations
 
-import inspect
 from importlib import import_module
 from typing import Any
 
@@ -31,12 +30,12 @@ class TaskRegistry(dict[str, Any]):
             InvalidTaskError: if it has no name.
         """
         if task.name is None:
-            owner = task if inspect.isclass(task) else type(task)
+            owner = task if isinstance(task, type) else type(task)
             raise InvalidTaskError(
                 f"Task class {owner.__name__!r} must specify .name attribute; "
                 "app.register_task() makes one up from where the class is defined."
             )
-        self[task.name] = task() if inspect.isclass(task) else task
+        self[task.name] = task() if isinstance(task, type) else task
 
     def unregister(self, name: Any) -> None:
         """Remove a task, given itself or by name.

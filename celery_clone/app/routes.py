@@ -7,7 +7,6 @@ every call.  It reads the table of queues and may not talk to the broker.
 from __future__ import annotations
 
 import fnmatch
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -172,7 +171,7 @@ def expand_router_string(router: str) -> Any:
 
 
 def _instance_of_router(router: Any) -> Any:
-    return router() if inspect.isclass(router) and hasattr(router, "route_for_task") else router
+    return router() if isinstance(router, type) and hasattr(router, "route_for_task") else router
 
 
 def prepare(routes: Any) -> Any:

@@ -35,6 +35,7 @@ from celery_clone.execution.context import Context
 from celery_clone.execution.outcome import ErrorInfo, Outcome
 from celery_clone.message import codec
 from celery_clone.utils.collections import LimitedSet
+from celery_clone.utils.functional import is_coroutine_function
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.objects import mro_lookup
 from celery_clone.utils.saferepr import saferepr
@@ -261,16 +262,6 @@ def run_coroutines(function: Callable[..., Any]) -> Callable[..., Any]:
     return run_to_end
 
 
-CO_COROUTINE = 0x80
-
-
-def is_coroutine_function(function: Any) -> bool:
-    """Is *function* an ``async def``?  Reads the flag, so that ``inspect`` is not needed here."""
-    function = getattr(function, "__func__", function)
-    code = getattr(function, "__code__", None)
-    return code is not None and bool(code.co_flags & CO_COROUTINE)
-
-
 def build_tracer(
     name: str,
     task: Any,
@@ -410,7 +401,7 @@ def build_tracer(
                     info, error = fail(context, exc, states.RETRY, call_errbacks=False)
                     state, value = info.state, info.retval
                     clear_frames(exc)
-                except Exception as exc:
+                except Exception as exc:  # noqa: BLE001 this is where users' errors end up
                     info, error = fail(context, exc)
                     state, value = info.state, info.retval
                     clear_frames(exc)

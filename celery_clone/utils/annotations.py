@@ -5,7 +5,6 @@ Used by ``app.base``.  Pure; knows nothing of pydantic.
 
 from __future__ import annotations
 
-import inspect
 import types
 import typing
 from typing import Any
@@ -30,7 +29,7 @@ def get_optional_arg(annotation: Any) -> Any:
 def annotation_is_class(annotation: Any) -> bool:
     """Can it be the second argument of ``issubclass``?"""
     # Python 3.10 takes list[str] for a class.
-    return inspect.isclass(annotation) and not isinstance(annotation, types.GenericAlias)
+    return isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
 
 
 def annotation_issubclass(annotation: Any, cls: type) -> bool:

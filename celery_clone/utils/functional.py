@@ -6,13 +6,13 @@ Used all over the house.  The names that Celery takes from kombu (``LRUCache``, 
 
 from __future__ import annotations
 
-import inspect
 import operator
 import sys
 import threading
 from collections import OrderedDict, UserDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import partial, wraps
+from importlib import import_module
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -462,15 +462,30 @@ def is_numeric_value(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+CO_VARKEYWORDS = 0x08
+CO_COROUTINE = 0x80
+
+
+def reflection() -> Any:
+    """The module ``inspect``, which costs 4 ms: more than the rest of what most programs load from here."""
+    return import_module("inspect")
+
+
+def is_coroutine_function(fun: Any) -> bool:
+    """Is it an ``async def``?"""
+    code = getattr(getattr(fun, "__func__", fun), "__code__", None)
+    return code is not None and bool(code.co_flags & CO_COROUTINE)
+
+
 def arity_greater(fun: Callable[..., Any], n: int) -> bool:
     """Does *fun* take more than *n* positional arguments?"""
-    spec = inspect.getfullargspec(fun)
+    spec = reflection().getfullargspec(fun)
     return spec.varargs is not None or len(spec.args) > n
 
 
 def fun_takes_argument(name: str, fun: Callable[..., Any], position: int | None = None) -> bool:
     """Does *fun* take an argument called *name*, or at least *position* positional ones?"""
-    spec = inspect.getfullargspec(fun)
+    spec = reflection().getfullargspec(fun)
     if spec.varargs is not None or spec.varkw is not None:
         return True
     return len(spec.args) >= position if position else name in spec.args
@@ -480,8 +495,8 @@ def fun_accepts_kwargs(fun: Callable[..., Any]) -> bool:
     """Does *fun* take arbitrary keyword arguments?"""
     code = getattr(fun, "__code__", None)
     if code is not None:
-        return bool(code.co_flags & inspect.CO_VARKEYWORDS)
-    parameters = inspect.signature(fun).parameters.values()
+        return bool(code.co_flags & CO_VARKEYWORDS)
+    parameters = reflection().signature(fun).parameters.values()
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
@@ -491,11 +506,11 @@ def head_from_fun(fun: Callable[..., Any], bound: bool = False) -> Callable[...,
     Calling it raises the ``TypeError`` that calling *fun* would.  With *bound* its first argument is
     given already.  What wraps a function counts, not the function that is wrapped.
     """
-    if inspect.isroutine(fun) or hasattr(fun, "__code__"):
+    if reflection().isroutine(fun) or hasattr(fun, "__code__"):
         name = getattr(fun, "__name__", "function")
     else:
         name, fun = type(fun).__name__, fun.__call__  # type: ignore[operator]
-    signature = inspect.signature(getattr(fun, "__func__", fun), follow_wrapped=False)
+    signature = reflection().signature(getattr(fun, "__func__", fun), follow_wrapped=False)
     head = signature.replace(
         parameters=[
             parameter.replace(

@@ -9,7 +9,6 @@ import io
 import re
 from collections.abc import Callable, Iterable, MutableMapping
 from functools import partial
-from pprint import pformat
 from textwrap import fill
 from typing import Any
 
@@ -112,6 +111,8 @@ def pluralize(n: float, text: str, suffix: str = "s") -> str:
 
 def pretty(value: Any, width: int = 80, nl_width: int = 80, sep: str = "\n", **kw: Any) -> str:
     """Lay out a value for people; dicts and tuples begin on a line of their own."""
+    from pprint import pformat  # noqa: PLC0415 for reports alone; it brings dataclasses along
+
     if isinstance(value, dict):
         return f"{sep} {pformat(value, 4, nl_width)[1:]}"
     if isinstance(value, tuple):

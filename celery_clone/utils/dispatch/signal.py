@@ -250,7 +250,7 @@ class Signal:
             try:
                 response = receiver(signal=self, sender=sender, **named)
             except Exception as error:
-                logger.exception("Signal handler %r raised: %r", receiver, error)  # noqa: TRY401 (Celery's text)
+                logger.exception("Signal handler %r raised: %r", receiver, error)
                 response = error
             responses.append((receiver, response))
         return responses
