@@ -88,7 +88,6 @@ class AmqpPublisher(KombuPublisher):
         arguments["confirm_timeout"] = deadline.left(arguments.get("confirm_timeout"))
         arguments.setdefault("mandatory", must_arrive(to))
         super().attempt(connection, message, to, arguments, deadline)
-        self._check_returned()
 
     def _send(
         self,
@@ -100,21 +99,19 @@ class AmqpPublisher(KombuPublisher):
         done: str = "",
     ) -> None:
         super()._send(connection, message, to, how, policy, done)
-        self._check_returned()
+        # Here and not in the attempt: the broker has answered, and would answer the same again.
+        if self._returned.routes:
+            raise Unroutable(*self._returned.routes.pop())
 
     def _listen(self, channel: Any) -> None:
         self._returned.routes.clear()
         channel.events["basic_return"].add(self._on_return)
 
-    def _check_returned(self) -> None:
-        routes, self._returned.routes = self._returned.routes, []
-        if routes:
-            raise Unroutable(*routes[0])
-
     def publish_many(self, batch: Sequence[tuple[TaskMessage, Destination, SendOptions]]) -> None:
         """Publish everything, then wait for the confirmations.
 
         After a failure the messages without a confirmation are published again, as one alone would be.
+        A message that no queue takes is reported after all others were sent.
         """
         if not self.confirms or len(batch) < 2:
             super().publish_many(batch)
@@ -122,6 +119,7 @@ class AmqpPublisher(KombuPublisher):
         how = batch[0][2]
         policy = RetryPolicy(how.retry, how.retry_policy, Deadline(how.deadline_s))
         waiting = list(batch)
+        returned: list[tuple[str, str]] = []
         with self.connection(policy.deadline) as connection:
             while waiting:
                 confirms = Confirms(waiting[:SLICE])
@@ -136,7 +134,9 @@ class AmqpPublisher(KombuPublisher):
                         raise not_sent(self.uri, policy, exc, done) from exc
                 else:
                     del waiting[:SLICE]
-                    self._check_returned()
+                    returned += self._returned.routes
+        if returned:
+            raise Unroutable(*returned[0])
 
     def _publish_slice(self, connection: Any, confirms: Confirms, deadline: Deadline) -> None:
         # A channel of its own, because confirmations are counted from the opening of a channel.

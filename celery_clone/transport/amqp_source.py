@@ -66,15 +66,17 @@ class AmqpSource:
         self._tap: FrameTap | None = FrameTap(self._amqp, self.channel.channel_id, self._on_delivery)
         self._pumps = can_pump(self._amqp)
         self._prefix = f"{epoch}."
-        self._global_qos = bool(global_qos)
+        self._global_qos = not connection.qos_semantics_matches_spec if global_qos is None else global_qos
         self._floor = prefetch
         self._window: int | None = None
         self._widest = 0
         self._window_at = time.monotonic()
+        self._queues: dict[str, Queue] = {}
         self._consumers: dict[str, str] = {}
         self._tags: dict[str, str] = {}
+        self._load: dict[str, int] = {}
         self._arrived: deque[Delivery] = deque()
-        self._taken: dict[int, None] = {}
+        self._taken: dict[int, str] = {}
         self._acks: set[int] = set()
         self._hub: Any = None
         self._ready: Callable[[], None] | None = None
@@ -101,18 +103,26 @@ class AmqpSource:
         """Consume from exactly *queues*, declaring them."""
         wanted = {queue.name: queue for queue in queues}
         for name in [name for name in self._consumers if name not in wanted]:
-            tag = self._consumers.pop(name)
-            self.channel.basic_cancel(tag)
+            self._cancel(name)
             self._give_back(name)
         if self._window is None:
             self._set_window(self._floor)
         for name, queue in wanted.items():
-            bound = queue(self.channel)
+            self._queues[name] = bound = queue(self.channel)
             bound.declare()
             if name not in self._consumers:
-                tag = self._consumers[name] = uuid()
-                self._tags[tag] = name
-                bound.consume(consumer_tag=tag, callback=self._on_message, no_ack=False)
+                self._consume(name)
+
+    def _consume(self, name: str) -> None:
+        tag = self._consumers[name] = uuid()
+        self._tags[tag], self._load[tag] = name, 0
+        self._queues[name].consume(consumer_tag=tag, callback=self._on_message, no_ack=False)
+
+    def _cancel(self, name: str) -> None:
+        """Cancel the consumer of one queue; what the broker sent before it knew is still taken."""
+        tag = self._consumers.pop(name)
+        self.channel.basic_cancel(tag)
+        del self._load[tag], self._tags[tag]
 
     def _on_message(self, message: Any) -> None:
         """A delivery that py-amqp assembled, because its first frames came before the tap was in place."""
@@ -147,7 +157,8 @@ class AmqpSource:
         if self._quiet or not queue:
             self.channel.basic_reject(number, True)
             return
-        self._taken[number] = None
+        self._taken[number] = consumer_tag
+        self._load[consumer_tag] += 1
         self._arrived.append(
             Delivery.of_parts(
                 properties.pop("application_headers", None),
@@ -206,17 +217,35 @@ class AmqpSource:
 
         Changing it costs a round trip, so it grows when it must and shrinks now and then.
         """
-        if not self._floor:
+        if not self._floor or not self._window:
+            return
+        if not self._global_qos:
+            self._renew_consumers(credit)
             return
         wanted = max(self._floor, len(self._taken) - len(self._arrived) + credit)
         self._widest = max(self._widest, wanted)
-        if self._window is not None and wanted > self._window:
+        if wanted > self._window:
             self._set_window(wanted)
         now = time.monotonic()
         if now - self._window_at >= WINDOW_EVERY_S:
-            if self._window is not None and self._widest < self._window:
+            if self._widest < self._window:
                 self._set_window(self._widest)
             self._widest, self._window_at = 0, now
+
+    def _renew_consumers(self, credit: int) -> None:
+        """Let queues send on that have sent all they may, when more is wanted.
+
+        A window that belongs to each consumer (quorum queues, RabbitMQ 4) is fixed when the consumer is
+        made: only a new one can be sent more while what the old one got is still held.
+        """
+        if self._arrived:
+            return
+        for name in [name for name, tag in self._consumers.items() if self._load[tag] >= (self._window or 0)]:
+            self._cancel(name)
+            size = max(self._floor, credit)
+            if size != self._window:
+                self._set_window(size)
+            self._consume(name)
 
     def _set_window(self, size: int) -> None:
         self._window = size if size <= LARGEST_WINDOW else 0
@@ -244,7 +273,7 @@ class AmqpSource:
         number = self._number(tag)
         if number is None or number in self._acks:
             return
-        del self._taken[number]
+        self._settled(number)
         self.channel.basic_reject(number, requeue)
 
     def bury(self, delivery: Delivery, reason: str) -> None:
@@ -280,8 +309,13 @@ class AmqpSource:
         self._amqp.transport.write(b"".join(frames))
         self._amqp.bytes_sent += len(frames)  # heartbeats look at it
         for number in acks:
-            del self._taken[number]
+            self._settled(number)
         acks.clear()
+
+    def _settled(self, number: int) -> None:
+        consumer_tag = self._taken.pop(number)
+        if consumer_tag in self._load:
+            self._load[consumer_tag] -= 1
 
     def _give_back(self, queue: str | None = None) -> None:
         """Requeue deliveries (of one queue) that came but were not taken yet."""
@@ -295,9 +329,8 @@ class AmqpSource:
         """Cancel the consumers and give back what was not taken yet; acknowledgements go on."""
         if self._quiet:
             return
-        consumers, self._consumers = self._consumers, {}
-        for tag in consumers.values():
-            self.channel.basic_cancel(tag)
+        for name in list(self._consumers):
+            self._cancel(name)
         self._quiet = True
         self._give_back()
 

@@ -85,7 +85,7 @@ def not_sent(uri: str, policy: RetryPolicy, exc: BaseException, done: str = "") 
     within = "" if seconds is None else f" within {seconds:g} s"
     return OperationalError(
         f"The broker at {uri} did not take the message{within} ({policy.failures} attempts{done}): "
-        f"{exc if isinstance(exc, OperationalError) else repr(exc)}  "
+        f"{exc if isinstance(exc, OperationalError) else f'{type(exc).__name__}: {exc}'}  "
         "Check that it is running and can be reached from here (broker_url); how long and how often to try "
         "is set by broker_transport_options['publish_deadline'] and task_publish_retry_policy."
     )
@@ -112,6 +112,7 @@ class KombuPublisher:
         self.pool = pool
         self._pid = os.getpid()
         self._inherited: list[Any] = []
+        self.socket_timeout: float | None = pool.connections.connection.transport_options.get("socket_timeout")
         self.prepare_template(pool.connections.connection)
 
     def prepare_template(self, connection: Any) -> None:
@@ -153,9 +154,7 @@ class KombuPublisher:
         while True:
             try:
                 self.connect(connection, policy.deadline)
-                self.attempt(
-                    connection, message, to, dict(arguments, declare=list(to.declare)), policy.deadline
-                )
+                self.attempt(connection, message, to, dict(arguments, declare=list(to.declare)), policy.deadline)
             except EncodeError as exc:
                 serializer = how.serializer or "the default serializer"
                 raise codec.unserializable(message.body, serializer, exc.__cause__ or exc) from exc
@@ -216,6 +215,13 @@ class KombuPublisher:
         try:
             for failures in range(hosts):
                 connection.connect_timeout = deadline.left(usual)
+                if connection.transport.driver_type == "redis":
+                    # Its connections know no other end: without one a silent server holds the caller for ever.
+                    connection.transport_options = {
+                        **connection.transport_options,
+                        "socket_timeout": deadline.left(self.socket_timeout),
+                        "socket_connect_timeout": connection.connect_timeout,
+                    }
                 try:
                     connection.ensure_connection(max_retries=0)
                 except OperationalError:

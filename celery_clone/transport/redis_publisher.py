@@ -104,9 +104,7 @@ class RedisPublisher:
         how = batch[0][2]
         policy = RetryPolicy(how.retry, how.retry_policy, Deadline(how.deadline_s))
         waiting = [
-            Outgoing(
-                message, to, how, codec.encode(message.body, message.headers, how.serializer, how.compression)
-            )
+            Outgoing(message, to, how, codec.encode(message.body, message.headers, how.serializer, how.compression))
             for message, to, how in batch
         ]
         errors: tuple[type[BaseException], ...] = (RedisError, OSError, OperationalError, *policy.errors)
@@ -161,11 +159,7 @@ class Session:
         pool = kombu.pool.connections
         self._permits = threading.BoundedSemaphore(pool.limit) if pool.limit else None
         self.connection = pool.connection.clone()
-        usual = {
-            "socket_timeout": deadline.left(),
-            "socket_connect_timeout": self.connection.connect_timeout or CONNECT_TIMEOUT_S,
-        }
-        self.connection.transport_options = {**usual, **self.connection.transport_options}
+        self.socket_timeout = kombu.socket_timeout
         kombu.connect(self.connection, deadline)
         self.channel = self.connection.default_channel
         self.layout = Layout.of_channel(self.channel)
@@ -190,8 +184,7 @@ class Session:
             if size >= SLICE_BYTES:
                 break
         commands = [
-            pack(b"LPUSH", key, *(text for _, text in run))
-            for key, run in groupby(pushes, lambda push: push[0])
+            pack(b"LPUSH", key, *(text for _, text in run)) for key, run in groupby(pushes, lambda push: push[0])
         ]
         for queue in expiring:
             lifetime_ms = self.channel._expires[queue]
@@ -232,9 +225,7 @@ class Session:
         try:
             text = codec.encode_json(envelope)
         except Exception as exc:  # a user's __json__ may raise anything
-            raise codec.unserializable(
-                {"headers": message.headers, "properties": given}, "json", exc
-            ) from exc
+            raise codec.unserializable({"headers": message.headers, "properties": given}, "json", exc) from exc
         queues = self.channel._lookup(exchange, to.routing_key) if exchange else (to.routing_key,)
         return queues, priority, text.encode("utf-8")
 
@@ -258,7 +249,7 @@ class Session:
         try:
             client = self._acquire(deadline)
             try:
-                failures = talk(client, commands, deadline)
+                failures = talk(client, commands, deadline.left(self.socket_timeout))
             except BaseException:
                 client.disconnect()
                 raise
@@ -287,8 +278,8 @@ class Session:
         client = pool.connection_class(
             **{
                 **pool.connection_kwargs,
-                "socket_timeout": deadline.left(self.channel.socket_timeout),
-                "socket_connect_timeout": deadline.left(self.channel.socket_connect_timeout),
+                "socket_timeout": deadline.left(self.socket_timeout),
+                "socket_connect_timeout": deadline.left(self.connection.connect_timeout or CONNECT_TIMEOUT_S),
             }
         )
         client.connect()
@@ -305,9 +296,9 @@ class Session:
             logger.debug("A broken connection could not be closed.", exc_info=True)
 
 
-def talk(client: Any, commands: Sequence[bytes], deadline: Deadline) -> list[ResponseError]:
+def talk(client: Any, commands: Sequence[bytes], timeout: float | None) -> list[ResponseError]:
     """Send commands and read their answers; returns the errors among them."""
-    client._sock.settimeout(deadline.left(client.socket_timeout))
+    client._sock.settimeout(timeout)
     client.send_packed_command([b"".join(commands)], check_health=False)
     failures: list[ResponseError] = []
     for _ in commands:
