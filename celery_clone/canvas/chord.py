@@ -417,19 +417,17 @@ class chord(Signature):
         return callback
 
     def link_error(self, errback: Any) -> Any:
-        """Have *errback* called if the chord fails.
+        """Have *errback* called if the chord fails, in header or body.
 
-        It is linked to the body; to each member of the header too, as a copy, with
-        ``task_allow_error_cb_on_chord_header``.  A chord in the header links it by the same rule.
+        It is linked to the body, which fails with its header; a chord in the header too fails the body,
+        so the errback is called once.  With ``task_allow_error_cb_on_chord_header`` each member of the
+        header gets a copy of it besides.
         """
         errback = maybe_signature(errback)
         body = self.body_or_refuse()
-        on_header = self.app.conf.task_allow_error_cb_on_chord_header
-        for member in self.tasks.tasks if isinstance(self.tasks, group) else self.tasks:
-            if on_header:
+        if self.app.conf.task_allow_error_cb_on_chord_header:
+            for member in self.tasks.tasks if isinstance(self.tasks, group) else self.tasks:
                 member.link_error(errback.clone())
-            elif member.get("subtask_type") == "chord":
-                member.link_error(errback)
         body.link_error(errback)
         return errback
 

@@ -27,6 +27,7 @@ ORDER = "Celery turns the members of a group in a group around"
 PARENTS = "Celery leaves the steps of the body out of the parents"
 LAZY = "how far a generator was read shows in the repr"
 MEMBERS = "members that are dictionaries become signatures at once"
+ERRBACK = "Celery links an errback to chords in the header too, which calls it twice"
 TRAIL = "Celery sends add_to_parent along in the body"
 
 #: Where it differs on purpose, and why.  What holds instead is said by the tests beside this file.
@@ -40,12 +41,14 @@ DIFFERENT = {
     "chord([add.s(1, 1)], chord([xsum.s(), xsum.s()], xsum.s()))": PARENTS,
     "chord([add.s(1, 1)], chain(xsum.s(), add.s(1))).apply_async(link=tell.s(), link_error=tell.s(1))": PARENTS,
     "chord([add.s(1, 1), chord([add.s(2, 2), add.s(3, 3)], xsum.s())], xsum.s())": TRAIL,
+    "(lambda sig: (sig.link_error(tell.s(1)), sig)[1])"
+    "(chord([add.s(1, 1), chord([add.s(2, 2)], xsum.s())], xsum.s()))": ERRBACK,
     "add.chunks([(1, 2), (3, 4), (5, 6)], 2).group()": LAZY,
     "group(add.s(i, i) for i in range(3))": LAZY,
     'group([add.s(1, 1).set(queue="a"), {"task": "proj.tasks.add", "args": [1, 1], "kwargs": {}, '
     '"options": {}, "subtask_type": None, "immutable": False}])': MEMBERS,
 }
-DIFFERENT_SECTION = {ORDER: ("freeze", "send"), LAZY: ("shape",), MEMBERS: ("shape",)}
+DIFFERENT_SECTION = {ORDER: ("freeze", "send"), LAZY: ("shape",), MEMBERS: ("shape",), ERRBACK: ("shape",)}
 
 
 def _recorded() -> list[tuple[str, str, Any]]:

@@ -250,6 +250,8 @@ def test_the_original_error_reaches_the_caller(run_queue: Any, tasks: SimpleName
         ("chain(add.s(1, 1), group(add.s(1), fail.s()), xsum.s())", 1),
         ("chord([add.s(1, 1), fail.s()], xsum.s())", 1),
         ("chord([add.s(1, 1), add.s(1, 1)], fail.s())", 1),
+        ("chord([chord([fail.s()], xsum.s()), add.s(1, 1)], xsum.s())", 1),
+        ("chord([chord([fail.s()], group(xsum.s(), xsum.s())), add.s(1, 1)], xsum.s())", 1),
         ("group(fail.s(), add.s(1, 1), fail.s())", 2),
     ],
 )
