@@ -120,6 +120,18 @@ def safe_say(msg: str, f: Any = None) -> None:
         pass  # no such stream, or nobody reads it: the worker ends all the same
 
 
+def described_platform() -> str:
+    """System, release, machine and C library, as :func:`platform.platform` has it.
+
+    That one starts another program to learn the name of the processor, which takes a while.
+    """
+    if platforms.SYSTEM != "Linux":
+        return platform.platform()
+    system = os.uname()
+    library = "".join(platform.libc_ver())
+    return f"{system.sysname}-{system.release}-{system.machine}" + (f"-with-{library}" if library else "")
+
+
 class Worker(WorkController):
     """A worker that owns its process.
 
@@ -245,7 +257,7 @@ class Worker(WorkController):
         lines = BANNER.format(
             hostname=self.hostname,
             version=VERSION_BANNER,
-            platform=platform.platform(),
+            platform=described_platform(),
             timestamp=datetime.now().replace(microsecond=0),
             app=self._described_app(),
             transport=self.app.connection().as_uri(),
