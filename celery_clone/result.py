@@ -109,9 +109,11 @@ def _read_ends(results: Iterable[Any]) -> set[str]:
     read_many = getattr(backend, "get_many", None)
     if read_many is None or not backend.supports_native_join:
         return set()
-    for task_id, meta in read_many(set(unknown), max_iterations=1, interval=0):
-        unknown.pop(task_id)._maybe_set_cache(meta)
-    return set(unknown)
+    asked = {task_id for task_id, result in unknown.items() if result.backend is backend}
+    for task_id, meta in read_many(set(asked), max_iterations=1, interval=0):
+        unknown[task_id]._maybe_set_cache(meta)
+        asked.discard(task_id)
+    return asked
 
 
 class ResultBase:

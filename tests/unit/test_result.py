@@ -694,6 +694,15 @@ def test_a_store_that_cannot_read_many_is_asked_for_each(app: App, store: AskedS
     assert some(app, "a").get() == [1]
 
 
+def test_results_of_two_stores_are_asked_each_of_its_own(app: App, store: AskedStore) -> None:
+    other = AskedStore()
+    for each in "abc":
+        (other if each == "c" else store).put(each, result=each)
+    mixed = app.GroupResult("g", [*some(app, "a", "b"), AsyncResult("c", backend=other, app=app)])
+
+    assert mixed.ready() and mixed.completed_count() == 3
+
+
 def test_an_empty_group_has_ended(app: App) -> None:
     empty = app.GroupResult("g", [])
 
