@@ -84,6 +84,9 @@ class JobsByCalls:
     runs_here = False
     """Does ``apply_async`` return when the call has ended?"""
 
+    has_time_limits = True
+    """Does it obey ``timeout`` and ``soft_timeout``?"""
+
     num_processes: Any
     apply_async: Callable[..., Any]
     terminate_job: Callable[..., Any]
@@ -177,7 +180,7 @@ class JobsByCalls:
                 return False
             job, (soft, hard) = self._jobs_waiting.popleft()
             self._jobs_handed.add(job.seq)
-        if (soft or hard) and self.runs_here and not self._jobs_warned:
+        if (soft or hard) and not self.has_time_limits and not self._jobs_warned:
             self._jobs_warned = True
             logger.warning("The %s pool cannot enforce time limits; the prefork pool can.", self.name)
         try:

@@ -56,7 +56,6 @@ _process_hostname: str | None = None
 def process_initializer(app: Any, hostname: str | None) -> None:
     """Make this process one that runs tasks of *app*; called in each process when it starts."""
     global _process_hostname
-    platforms.set_pdeathsig("SIGKILL")
     _set_task_join_will_block(True)
     platforms.signals.reset(*WORKER_SIGRESET)
     platforms.signals.ignore(*WORKER_SIGIGNORE)

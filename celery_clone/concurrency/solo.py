@@ -20,6 +20,7 @@ class TaskPool(BasePool):
 
     body_can_be_buffer = True
     runs_here = True
+    has_time_limits = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -32,6 +32,7 @@ class TaskPool(BasePool):
 
     limit: int
     body_can_be_buffer = True
+    has_time_limits = False
     signal_safe = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

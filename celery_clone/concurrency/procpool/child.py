@@ -11,6 +11,7 @@ signals; while it sends, they wait (a report must not be cut in half).
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import pickle
@@ -42,7 +43,7 @@ from celery_clone.message.frames import (
     Unfit,
     encode_reports,
 )
-from celery_clone.platforms import set_pdeathsig, signals
+from celery_clone.platforms import signals
 from celery_clone.utils.log import get_logger
 
 from .jobs import Intake, Kind
@@ -65,6 +66,17 @@ STALL_AGE_NS = 20_000_000
 GUARD_EVERY = 0.01
 GUARD_DOZES_AFTER = 50
 """Turns without anything to do after which the guard waits to be woken."""
+
+
+# Billiard's function of this purpose compiles declarations with cffi in every child, which costs 5 MB each.
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends, where it can (Linux)."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 class Closable(Protocol):
@@ -213,7 +225,7 @@ class Child(Worker):
             for thing in self.inherited():
                 thing.close()
             self.inherited = None
-        set_pdeathsig("SIGKILL")
+        die_with_parent()
         if os.getppid() != self.parent_pid:
             os._exit(EX_FAILURE)  # the parent died before it could be watched
         signals.reset("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1")
@@ -268,8 +280,8 @@ class Child(Worker):
         if os.getpid() == self.pid:
             signal.signal(signum, signal.SIG_DFL)  # the second one ends the process at once
             self.terminated = signum
-            if self.shielded:
-                return
+            if self.shielded or (frame is not None and frame.f_code is RUN_CODE):
+                return  # a report is being noted or sent: leave after it
         raise SystemExit(128 + signum)
 
     def _on_soft_limit(self, signum: int, frame: FrameType | None) -> None:
@@ -338,6 +350,8 @@ class Child(Worker):
         try:
             self.running = seq
             job = self.intake.job()
+            if self.terminated:
+                raise SystemExit(EX_FAILURE)  # as if the signal had come a moment later
             if job.call is not None:
                 report = run_call(job)
             elif self.runner is None:

@@ -376,6 +376,7 @@ class ProcessPool:
         with self._lock:
             for member in list(self._members.values()):
                 if self._hold_still(member, seq):
+                    self._aim(member, signum)
                     member.signal(signum)
                     if signum not in (signal.SIGKILL, signal.SIGSTOP):
                         member.signal(signal.SIGCONT)
@@ -388,9 +389,16 @@ class ProcessPool:
             for member in self._members.values():
                 if member.pid == pid:
                     member.expected = True
+                    self._aim(member, signum)
                     member.signal(signum)
                     return True
         return False
+
+    def _aim(self, member: Member, signum: int) -> None:
+        """The signal of the soft limit can be sent by hand: it is for the job that runs now."""
+        if signum == signal.SIGUSR1:
+            member.slot.target = member.slot.claim().seq
+            member.expected, member.doomed = False, None
 
     # -- children
 
