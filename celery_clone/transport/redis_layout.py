@@ -115,9 +115,7 @@ def pack_script(wanted: Script, keys: Iterable[str], *arguments: Any) -> bytes:
     return pack(b"EVALSHA", wanted.sha, len(names), *names, *arguments)
 
 
-def restorable(
-    entry: bytes, layout: Layout, lookup: Callable[[str, str], Iterable[str]]
-) -> tuple[list[str], bytes]:
+def restorable(entry: bytes, layout: Layout, lookup: Callable[[str, str], Iterable[str]]) -> tuple[list[str], bytes]:
     """Where an entry of unacked must be put back to, and its text, marked as redelivered like kombu does.
 
     *lookup* finds the queues of an exchange and a routing key.

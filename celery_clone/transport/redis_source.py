@@ -12,7 +12,6 @@ taken over by any other after the lease has run out.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,7 @@ from celery_clone.transport.redis_layout import (
     redelivered,
     restorable,
 )
+from celery_clone.transport.redis_leases import LEASE_S, REPLY_TIMEOUT_S, Held, Keeper
 from celery_clone.transport.redis_wakeup import POLL_S, Bell
 from celery_clone.utils.log import get_logger
 
@@ -44,12 +44,6 @@ __all__ = ("RedisSource",)
 
 logger = get_logger(__name__)
 
-LEASE_S = 10.0
-"""Default of the transport option ``lease``: seconds for which a claim is safe without renewal."""
-
-REPLY_TIMEOUT_S = 15.0
-"""How long a server may take to answer a command before the connection counts as broken."""
-
 LARGEST_BATCH = 512
 """Most messages of one claim; the script holds all of them in the server's memory."""
 
@@ -58,21 +52,6 @@ SWEEP_BATCH = 100
 
 BINDINGS_EVERY_S = 900.0
 """How often the bindings of queues that expire are refreshed; kombu keeps them an hour at least."""
-
-
-class Held:
-    """What a worker owes an answer for.  Outlives the connection it was taken over.
-
-    ``tags`` maps the tag of each delivery to the list it came from and the delivery; ``outbox`` holds
-    packed commands (each legal to send twice) and ``acks`` tags that the server has not confirmed yet.
-    """
-
-    __slots__ = ("acks", "outbox", "tags")
-
-    def __init__(self) -> None:
-        self.tags: dict[str, tuple[str, Delivery]] = {}
-        self.acks: list[str] = []
-        self.outbox: list[bytes] = []
 
 
 class RedisSource:
@@ -123,7 +102,7 @@ class RedisSource:
         self._timers: list[Any] = []
         self._ready: Callable[[], None] | None = None
         self._extended_at = self._bindings_at = self._clock()
-        self._keeper = Keeper(self) if renew_in_background else None
+        self._keeper = Keeper(self.lease_s / 3, self._renew_with) if renew_in_background else None
         self._pack_claim()
 
     # -- the loop -------------------------------------------------------------------------------------
@@ -174,9 +153,7 @@ class RedisSource:
         consumer_tag = uuid()
 
         def arrived(message: Any) -> None:
-            self._arrived.append(
-                Delivery.of_kombu(message, queue, self, epoch=self.epoch, accept=self.accept)
-            )
+            self._arrived.append(Delivery.of_kombu(message, queue, self, epoch=self.epoch, accept=self.accept))
             if self._ready is not None:
                 self._ready()
 
@@ -241,9 +218,7 @@ class RedisSource:
         for at, texts in zip(parts[::2], parts[1::2], strict=True):
             queue, key = self._queues[at % count], self._lists[at]
             for text, tag in zip(reversed(texts), names, strict=False):
-                delivery = Delivery.of_raw(
-                    text, tag, queue, self, epoch=epoch, accept=accept, channel=channel
-                )
+                delivery = Delivery.of_raw(text, tag, queue, self, epoch=epoch, accept=accept, channel=channel)
                 held[tag] = key, delivery
                 deliveries.append(delivery)
         return deliveries
@@ -347,7 +322,7 @@ class RedisSource:
         self._refresh_bindings()
 
     def renewal(self) -> bytes:
-        """The command that renews all leases; also used by :class:`Keeper`."""
+        """The command that renews all leases."""
         keys = self.layout.unacked_index, self.layout.leases
         return pack_script(RENEW, keys, self.lease_s, *list(self.held.tags))
 
@@ -468,9 +443,12 @@ class RedisSource:
                 replies.append(exc)
         return replies
 
-    def connect_keeper(self) -> Any:
-        """A connection for :class:`Keeper`."""
-        return self._connect()
+    def _renew_with(self, client: Any) -> Any:
+        """Renew the leases over *client*, a new connection if there is none yet; for :class:`Keeper`."""
+        if self.held.tags:
+            client = client or self._connect()
+            self.talk(client, [pack("SCRIPT", "LOAD", RENEW.text), self.renewal()])
+        return client
 
 
 def marked(delivery: Delivery) -> bytes:
@@ -482,36 +460,3 @@ def marked(delivery: Delivery) -> bytes:
         return redelivered(json.loads(envelope.raw))
     except (ValueError, RecursionError):
         return envelope.raw
-
-
-class Keeper:
-    """Renews leases from a thread, for pools that run tasks in the loop's own thread.
-
-    Started with the source, stopped with it.  Uses a connection of its own and sends nothing but renewals.
-    """
-
-    def __init__(self, source: RedisSource) -> None:
-        self._source = source
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="celery-redis-leases", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        client: Any = None
-        while not self._stop.wait(self._source.lease_s / 3):
-            if not self._source.held.tags:
-                continue
-            try:
-                client = client or self._source.connect_keeper()
-                self._source.talk(client, [pack("SCRIPT", "LOAD", RENEW.text), self._source.renewal()])
-            except (RedisError, OSError):
-                logger.warning("Could not renew the leases; trying again.", exc_info=True)
-                client = None
-        if client is not None:
-            client.disconnect()
-
-    def stop(self) -> None:
-        """End the thread; it is waited for, so that nothing uses the source afterwards."""
-        self._stop.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join(REPLY_TIMEOUT_S)

@@ -1,0 +1,74 @@
+"""What a worker on Redis holds, and the thread that keeps it where no loop does.
+
+Owned by ``transport.redis_source``.  It may not take or settle messages.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+from celery_clone.utils.log import get_logger
+
+if TYPE_CHECKING:
+    from celery_clone.message.delivery import Delivery
+
+__all__ = ("LEASE_S", "REPLY_TIMEOUT_S", "Held", "Keeper")
+
+logger = get_logger(__name__)
+
+LEASE_S = 10.0
+"""Default of the transport option ``lease``: seconds for which a claim is safe without renewal."""
+
+REPLY_TIMEOUT_S = 15.0
+"""How long a server may take to answer a command before the connection counts as broken."""
+
+
+class Held:
+    """What a worker owes an answer for.  Outlives the connection it was taken over.
+
+    ``tags`` maps the tag of each delivery to the list it came from and the delivery; ``outbox`` holds
+    packed commands (each legal to send twice) and ``acks`` tags that the server has not confirmed yet.
+    """
+
+    __slots__ = ("acks", "outbox", "tags")
+
+    def __init__(self) -> None:
+        self.tags: dict[str, tuple[str, Delivery]] = {}
+        self.acks: list[str] = []
+        self.outbox: list[bytes] = []
+
+
+class Keeper:
+    """Renews leases from a thread, for pools that run tasks in the loop's own thread.
+
+    Started with the source, stopped with it.  Has a connection of its own and sends nothing but renewals:
+    *renew* does that, given the connection (``None`` at first), and returns the connection.
+    """
+
+    def __init__(self, period_s: float, renew: Callable[[Any], Any]) -> None:
+        self._period_s = period_s
+        self._renew = renew
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="celery-redis-leases", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        client: Any = None
+        while not self._stop.wait(self._period_s):
+            try:
+                client = self._renew(client)
+            except (RedisError, OSError):
+                logger.warning("Could not renew the leases; trying again.", exc_info=True)
+                client = None
+        if client is not None:
+            client.disconnect()
+
+    def stop(self) -> None:
+        """End the thread; it is waited for, so that nothing uses the source afterwards."""
+        self._stop.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join(REPLY_TIMEOUT_S)
