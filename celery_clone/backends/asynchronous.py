@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from threading import Event, Lock, RLock
+from threading import Event, Lock, RLock, get_ident
 from typing import Any, TypeVar
 
 from kombu.utils.compat import detect_environment
@@ -72,6 +72,7 @@ class Drainer:
         """Forget who waits; in a forked child nobody does."""
         self._lock = Lock()
         self._reader: _Turn | None = None
+        self._reading_thread: int | None = None
         self._line: list[_Turn] = []
 
     def start(self) -> None:
@@ -114,6 +115,10 @@ class Drainer:
 
     def wait_for(self, p: Any, wait: Callable[..., Any], timeout: float | None = None) -> None:
         """Read, or let another thread read, until something came or *timeout* seconds have passed."""
+        if self._reading_thread == get_ident():
+            # A callback of a result that was just read waits for another one.
+            wait(timeout=timeout)
+            return
         turn = _Turn(p)
         with self._lock:
             if self._reader is None:
@@ -136,10 +141,12 @@ class Drainer:
                 return
             if timeout is not None:
                 timeout = max(0.0, timeout - (time.monotonic() - began))
+        self._reading_thread = get_ident()
         try:
             if not p.ready:
                 wait(timeout=timeout)
         finally:
+            self._reading_thread = None
             self._pass_on()
 
     def _pass_on(self) -> None:
@@ -203,9 +210,7 @@ class PendingResults:
     def remove(self, result: Any, bucket: deque[Any] | None = None) -> bool:
         """End the wait of *result*.  Was it the last one for its task?"""
         with self.lock:
-            return self._keep(
-                result.id, lambda waiter, found: found is not result or waiter.bucket is not bucket
-            )
+            return self._keep(result.id, lambda waiter, found: found is not result or waiter.bucket is not bucket)
 
     def _keep(self, task_id: str, wanted: Callable[[_Waiter, Any], bool]) -> bool:
         waiters = self._waiters.get(task_id)
@@ -302,9 +307,7 @@ class AsyncBackendMixin:
         self._wait_together(results, weak)
         return results
 
-    def _wait_together(
-        self, results: Sequence[Any], weak: bool = False, bucket: deque[Any] | None = None
-    ) -> None:
+    def _wait_together(self, results: Sequence[Any], weak: bool = False, bucket: deque[Any] | None = None) -> None:
         pending = self._pending_results
         wanted: list[str] = []
         for result in results:
@@ -430,9 +433,7 @@ class BaseResultConsumer:
     #: Errors that mean that the connection is lost.
     _connection_errors: tuple[type[BaseException], ...] = ()
 
-    def __init__(
-        self, backend: Any, app: Any, accept: Any, pending_results: Any, pending_messages: Any
-    ) -> None:
+    def __init__(self, backend: Any, app: Any, accept: Any, pending_results: Any, pending_messages: Any) -> None:
         self.backend = backend
         self.app = app
         self.accept = accept

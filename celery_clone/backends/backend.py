@@ -61,16 +61,13 @@ COMPRESSED_PAYLOAD_MAGIC = b"\x00celery-compressed\x00"
 MESSAGE_BUFFER_MAX = 8192
 """Results that are kept for whoever may ask for them, in stores that hand out each only once."""
 
-E_UNKNOWN_COMPRESSION = (
-    "Unknown compression method {0!r} configured in result_compression. Available methods are: {1}."
-)
+E_UNKNOWN_COMPRESSION = "Unknown compression method {0!r} configured in result_compression. Available methods are: {1}."
 W_COMPRESSION_UNSUPPORTED = (
     "The {0} result backend cannot store compressed payloads, so the result_compression setting is ignored "
     "and results are stored uncompressed."
 )
 W_FAILURE_EXPIRES_UNSUPPORTED = (
-    "The {0} result backend does not support result_failure_expires, so failed results expire like any "
-    "other result."
+    "The {0} result backend does not support result_failure_expires, so failed results expire like any other result."
 )
 
 
@@ -272,9 +269,7 @@ class Backend:
         """The task will be tried again, because of *exc*."""
         return self.store_result(task_id, exc, state, traceback=traceback, request=request)
 
-    def _end(
-        self, task_id: str, result: Any, state: str, traceback: str | None, request: Any, store: bool
-    ) -> None:
+    def _end(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any, store: bool) -> None:
         """Store a final state, and tell the chord that the task is a member of."""
         if store:
             self.store_result(task_id, result, state, traceback=traceback, request=request)
@@ -299,9 +294,7 @@ class Backend:
             request.id, request.group = options.get("task_id"), options.get("group_id")
             in_chord = bool(options.get("chord"))
             # Looked up for members of chords alone: plain chains work without a result store.
-            counted = (
-                in_chord and request.id is not None and self.get_state(request.id) in states.PROPAGATE_STATES
-            )
+            counted = in_chord and request.id is not None and self.get_state(request.id) in states.PROPAGATE_STATES
             if store_result and state in states.PROPAGATE_STATES and request.id is not None:
                 self.store_result(request.id, exc, state, traceback=traceback, request=request)
             if in_chord and not counted:
@@ -375,9 +368,7 @@ class Backend:
         """
         if payload is None:
             return None
-        return codec.loads(
-            decompress_payload(payload), self.content_type, self.content_encoding, accept=self.accept
-        )
+        return codec.loads(decompress_payload(payload), self.content_type, self.content_encoding, accept=self.accept)
 
     def meta_from_decoded(self, meta: Any) -> Any:
         """*meta* with the error it holds made an exception."""

@@ -77,9 +77,7 @@ def memcache_client(servers: Any = None, **options: Any) -> Any:
     options = {**DEFAULT_CLIENT_OPTIONS, **options}
     addresses = [address for address in address_list(servers) if address]
     if not addresses:
-        raise ImproperlyConfigured(
-            "No memcache servers provided: name one, as in cache+memcached://127.0.0.1:11211/"
-        )
+        raise ImproperlyConfigured("No memcache servers provided: name one, as in cache+memcached://127.0.0.1:11211/")
     client = HashClient(addresses, **options) if len(addresses) > 1 else Client(addresses[0], **options)
     if retry["attempts"] is None:
         return client
@@ -176,7 +174,7 @@ class DummyClient:
             value = self.store.read(key)
             if value is None:
                 return None
-            counted = int(value) + delta
+            counted: int = int(value) + delta
             self.store.items[key] = counted, self.store.items[key][1]
             return counted
 
@@ -247,8 +245,8 @@ class CacheBackend(KeyValueStoreBackend):
             self._client = os.getpid(), client
         return client
 
-    def _time_to_live(self, seconds: Any) -> int:
-        seconds = int(seconds or 0)
+    def _time_to_live(self, given: Any) -> int:
+        seconds = int(given or 0)
         if seconds > MAX_RELATIVE_EXPIRES and self.Client is not DummyClient:
             return int(time.time()) + seconds
         return seconds

@@ -220,9 +220,7 @@ def fail_group(store: Any, body: Any, exc: BaseException) -> ExceptionInfo | Non
         for end, _ in ends:
             tell_outer_chord(store, end, cause)
     except Exception as fault:
-        logger.exception(
-            "Failed to handle group chord error, falling back to single task handling: %r", fault
-        )
+        logger.exception("Failed to handle group chord error, falling back to single task handling: %r", fault)
         info: ExceptionInfo = store.fail_from_current_stack(body.id, exc=exc)
         return info
     return None

@@ -144,13 +144,9 @@ def chord_error(message: str, cause: BaseException | None = None) -> ChordError:
 # -- error callbacks --------------------------------------------------------
 
 
-def fake_request(
-    task_id: str | None, errbacks: Any = None, task_name: str = "unknown", **extra: Any
-) -> Context:
+def fake_request(task_id: str | None, errbacks: Any = None, task_name: str = "unknown", **extra: Any) -> Context:
     """A request for the error callbacks of a task that never ran."""
-    return Context(
-        {"id": task_id, "errbacks": errbacks or [], "delivery_info": {}, "task": task_name, **extra}
-    )
+    return Context({"id": task_id, "errbacks": errbacks or [], "delivery_info": {}, "task": task_name, **extra})
 
 
 def call_errbacks(app: Any, request: Any, exc: BaseException, traceback: str | None) -> None:

@@ -147,9 +147,7 @@ class BaseKeyValueStoreBackend(Backend):
             return {"status": states.PENDING, "result": None}
         return self.decode_result(payload)
 
-    def _result_payload(
-        self, task_id: Any, result: Any, state: str, traceback: str | None, request: Any
-    ) -> Any:
+    def _result_payload(self, task_id: Any, result: Any, state: str, traceback: str | None, request: Any) -> Any:
         """A task's result as it is written."""
         meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
         meta["task_id"] = bytes_to_str(task_id)
@@ -183,7 +181,9 @@ class BaseKeyValueStoreBackend(Backend):
     # --- many tasks -----------------------------------------------------------------
 
     def _filter_ready(
-        self, values: Iterable[tuple[Any, Any]], READY_STATES: Any = states.READY_STATES  # noqa: N803
+        self,
+        values: Iterable[tuple[Any, Any]],
+        READY_STATES: Any = states.READY_STATES,  # noqa: N803
     ) -> Iterator[tuple[Any, Any]]:
         for key, value in values:
             if value is not None:
@@ -192,7 +192,10 @@ class BaseKeyValueStoreBackend(Backend):
                     yield key, meta
 
     def _mget_to_results(
-        self, values: Any, keys: Sequence[Any], READY_STATES: Any = states.READY_STATES  # noqa: N803
+        self,
+        values: Any,
+        keys: Sequence[Any],
+        READY_STATES: Any = states.READY_STATES,  # noqa: N803
     ) -> dict[str, Any]:
         if isinstance(values, Mapping) or hasattr(values, "items"):
             ready = self._filter_ready(values.items(), READY_STATES)

@@ -88,9 +88,7 @@ class SyncBackendMixin:
                 "Backend does not support on_message callback: this store is asked, it does not tell. "
                 "Use redis://, sqlite:// or rpc://, or leave on_message out."
             )
-        meta = self.wait_for(
-            result.id, timeout=timeout, interval=interval, on_interval=on_interval, no_ack=no_ack
-        )
+        meta = self.wait_for(result.id, timeout=timeout, interval=interval, on_interval=on_interval, no_ack=no_ack)
         if meta:
             result._maybe_set_cache(meta)
             return result.maybe_throw(propagate=propagate, callback=callback)

@@ -1,0 +1,519 @@
+"""``RedisBackend``: results, groups and chords in Redis.
+
+Made by ``app.base`` for ``redis://`` URLs.  One instance serves all threads of a process, and a
+forked child starts with connections of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import redis
+from kombu.utils.functional import retry_over_time
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+
+from celery_clone import states
+from celery_clone.backends import chords
+from celery_clone.backends.asynchronous import AsyncBackendMixin
+from celery_clone.backends.base import BaseKeyValueStoreBackend
+from celery_clone.backends.writer import Deferred, ResultWriter
+from celery_clone.canvas import maybe_signature
+from celery_clone.exceptions import BackendStoreError, ChordError
+from celery_clone.result import result_from_tuple
+from celery_clone.transport.redis_layout import pack, pack_script
+from celery_clone.utils.functional import dictfilter
+from celery_clone.utils.log import get_logger
+from celery_clone.utils.time import humanize_seconds
+
+from . import parameters
+from .scripts import CHORD_DONE, CHORD_PART, SCRIPTS, STORE
+from .waiting import E_LOST, ResultConsumer
+
+__all__ = ("RedisBackend",)
+
+logger = get_logger("celery.backends.redis")
+
+CLAIM_S = 600
+"""How long the claim to send a chord's body holds.  Longer than any publishing that is tried again; a
+worker that died with the claim is followed by who runs or buries the same member, and that one may."""
+
+DONE_S = 2 * 3600
+"""How long a chord that is over is remembered: members may be delivered again until then."""
+
+W_DECODE_RESPONSES = (
+    "The Redis result backend is configured with decode_responses enabled. The result_compression setting "
+    "is ignored and results are stored uncompressed."
+)
+
+
+class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
+    """Keeps results in Redis.
+
+    *url* says where; without it the settings ``redis_host``, ``redis_port`` and so on.  A *connection_pool*
+    class replaces redis-py's.
+    """
+
+    ResultConsumer: Any = ResultConsumer
+
+    #: The module of the client library.
+    redis: Any = redis
+    connection_class_ssl: Any = redis.SSLConnection
+
+    #: Most connections of the pool; ``None``: no bound.
+    max_connections: int | None = None
+
+    supports_autoexpire = True
+    supports_native_join = True
+    supports_result_compression = True
+    supports_failure_expires = True
+    keeps_unexpected = False
+
+    #: Redis takes no longer value.
+    _MAX_STR_VALUE_SIZE = 536870912
+
+    def __init__(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        db: int | str | None = None,
+        password: str | None = None,
+        max_connections: int | None = None,
+        url: str | None = None,
+        connection_pool: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(expires_type=int, **kwargs)
+        conf = self.app.conf
+        failure_expires = conf.get("result_failure_expires")
+        self.failure_expires: Any = (
+            self.expires if failure_expires is None else self.prepare_expires(failure_expires, type=int)
+        )
+        self.thread_safe = True
+        if host and "://" in host:
+            url, host = host, None
+        self.url = url
+        self.max_connections = max_connections or conf.get("redis_max_connections") or self.max_connections
+        self._ConnectionPool = connection_pool
+        given = dictfilter({"host": host, "port": port, "db": db, "password": password})
+        self.connparams: dict[str, Any] = {
+            **parameters.from_settings(conf, self.max_connections, self.connection_class_ssl),
+            **given,
+        }
+        if url:
+            self.connparams = self._params_from_url(url, self.connparams)
+        parameters.check_certificates(self.connparams)
+        self.connparams.update(parameters.driver_info())
+        if self.compression and self.connparams.get("decode_responses"):
+            warnings.warn(W_DECODE_RESPONSES, UserWarning, stacklevel=2)
+            self.compression = None
+        self._how_success_is_known = "text" if self.serializer == "json" and not self.compression else "ask"
+        self.connection_errors: tuple[type[BaseException], ...] = (
+            OSError,
+            redis.ConnectionError,
+            redis.TimeoutError,
+            *parameters.additional_errors(self._transport_options.get("additional_connection_errors")),
+        )
+        self._client: Any = None
+        self._client_lock = threading.Lock()
+        self._writer: ResultWriter | None = None
+        self.result_consumer = self.ResultConsumer(
+            self, self.app, self.accept, self._pending_results, self._pending_messages
+        )
+        ours = weakref.ref(self)
+
+        def after_fork() -> None:
+            backend = ours()
+            if backend is not None:
+                backend._after_fork()
+
+        os.register_at_fork(after_in_child=after_fork)
+
+    def _after_fork(self) -> None:
+        """In a forked child: nothing of the parent's is waited for, used or sent here."""
+        self._writer = None
+        self._client_lock = threading.Lock()
+        self._pending_results.clear()
+        self.result_consumer._after_fork()
+
+    # --- connections ------------------------------------------------------------------
+
+    @property
+    def _transport_options(self) -> Mapping[str, Any]:
+        return self.app.conf.get("result_backend_transport_options") or {}
+
+    @property
+    def retry_policy(self) -> Any:
+        """How often and after how many seconds an operation is repeated when Redis is away."""
+        return {**super().retry_policy, **(self._transport_options.get("retry_policy") or {})}
+
+    def _params_from_url(self, url: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        return parameters.from_url(url, defaults, self.connection_class_ssl)
+
+    def exception_safe_to_retry(self, exc: BaseException) -> bool:
+        """Is it an error of the connection?"""
+        return isinstance(exc, self.connection_errors)
+
+    @property
+    def ConnectionPool(self) -> Any:  # noqa: N802 Celery's name
+        """The class of the pool."""
+        return self._ConnectionPool or self.redis.ConnectionPool
+
+    def _get_client(self) -> Any:
+        return self.redis.StrictRedis
+
+    def _get_pool(self, **params: Any) -> Any:
+        return self.ConnectionPool(**params)
+
+    def _create_client(self, **params: Any) -> Any:
+        return self._get_client()(connection_pool=self._get_pool(**params))
+
+    @property
+    def client(self) -> Any:
+        """The client; its connections are made when they are needed, in each process."""
+        if self._client is None:
+            with self._client_lock:
+                if self._client is None:
+                    self._client = self._create_client(**self.connparams)
+        return self._client
+
+    @client.setter
+    def client(self, client: Any) -> None:
+        self._client = client
+
+    def _new_connection(self) -> Any:
+        """A connection beside the pool, so that waiting needs none of its places."""
+        pool = self.client.connection_pool
+        return pool.connection_class(**pool.connection_kwargs)
+
+    def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
+        """Send commands in one write; their replies, errors of single ones among them."""
+        pool = self.client.connection_pool
+        connection = pool.get_connection()
+        replies: list[Any] = []
+        try:
+            connection.send_packed_command(commands)
+            for _ in commands:
+                try:
+                    replies.append(connection.read_response())
+                except ReadOnlyError:
+                    raise  # what was the master is a replica now: do not ask it again
+                except ResponseError as exc:
+                    replies.append(exc)
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
+        return replies
+
+    def _call(self, commands: Sequence[bytes]) -> list[Any]:
+        """As :meth:`_exchange`, with the scripts made known if they are not; raises the first error."""
+        replies = self._exchange(commands)
+        unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            self._exchange([pack("SCRIPT", "LOAD", each.text) for each in SCRIPTS])
+            for at, reply in zip(unknown, self._exchange([commands[at] for at in unknown]), strict=True):
+                replies[at] = reply
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise reply
+        return replies
+
+    def _call_again(self, *commands: bytes) -> list[Any]:
+        """As :meth:`_call`, with a connection that turns out to be lost made again, once."""
+        try:
+            return self._call(commands)
+        except self.connection_errors:
+            return self._call(commands)
+
+    def ensure(self, fun: Callable[..., Any], args: Any, **policy: Any) -> Any:
+        """Call ``fun(*args)``, again and again while Redis is away, as ``retry_policy`` says."""
+        policy = {**self.retry_policy, **policy}
+        on_error = partial(self.on_connection_error, policy.get("max_retries"))
+        return retry_over_time(fun, self.connection_errors, args, {}, on_error, **policy)
+
+    def on_connection_error(self, max_retries: Any, exc: BaseException, intervals: Any, retries: int) -> Any:
+        """Log that Redis is away; gives the seconds until the next attempt."""
+        seconds = next(intervals)
+        logger.error(E_LOST, retries, max_retries or "Inf", humanize_seconds(seconds, "in "))
+        return seconds
+
+    # --- keys and values ------------------------------------------------------------------
+
+    def get(self, key: Any) -> Any:
+        """The value of a key, or ``None``."""
+        return self._call_again(pack("GET", key))[0]
+
+    def mget(self, keys: Any) -> Any:
+        """The values of several keys, in their order."""
+        return self._call_again(pack("MGET", *keys))[0] if keys else []
+
+    def set(self, key: Any, value: Any, expires: Any = None, **retry_policy: Any) -> Any:
+        """Write a value and publish it on the channel of the same name."""
+        self._check_size(value)
+        return self.ensure(self._set, (key, value, expires), **retry_policy)
+
+    def _set(self, key: Any, value: Any, expires: Any = None) -> None:
+        expires = self.expires if expires is None else expires
+        write = pack("SETEX", key, expires, value) if expires else pack("SET", key, value)
+        self._call([pack("MULTI"), write, pack("PUBLISH", key, value), pack("EXEC")])
+
+    def _set_with_state(self, key: Any, value: Any, state: str) -> Any:
+        return self.set(key, value, expires=self._expires_of(state))
+
+    def _expires_of(self, state: str) -> Any:
+        return (self.failure_expires if state == states.FAILURE else self.expires) or 0
+
+    def _check_size(self, value: Any) -> None:
+        if len(value) > self._MAX_STR_VALUE_SIZE:
+            raise BackendStoreError("value too large for Redis backend")
+
+    def delete(self, key: Any) -> Any:
+        """Remove a key."""
+        return self.client.delete(key)
+
+    def incr(self, key: Any) -> Any:
+        """Add one to a counter; its new value."""
+        return self.client.incr(key)
+
+    def expire(self, key: Any, value: Any) -> Any:
+        """Have a key vanish after *value* seconds."""
+        return self.client.expire(key, value)
+
+    # --- results ----------------------------------------------------------------------------
+
+    def _store_result(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: str | None = None,
+        request: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        payload = self._payload_to_store(task_id, result, state, traceback, request)
+        key = self.get_key_for_task(task_id)
+        writer = self._writer
+        if writer is not None:
+            if request is not None and state in self.READY_STATES and not request.chord:
+                writer.add(Deferred(task_id, state, len(payload), (key, payload, self._expires_of(state))))
+                return result
+            if writer.holds(task_id):
+                writer.flush()
+        self.ensure(self._store_all, ([(key, payload, self._expires_of(state))],))
+        return result
+
+    def _payload_to_store(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> Any:
+        payload = self._result_payload(task_id, result, state, traceback, request)
+        if len(payload) > self._MAX_STR_VALUE_SIZE:
+            raise BackendStoreError("value too large for Redis backend", state=state, task_id=task_id)
+        return payload
+
+    def _store_all(self, results: Sequence[tuple[Any, Any, Any]]) -> None:
+        """Store (key, payload, seconds) of several tasks in one round trip, except over a success."""
+        how = self._how_success_is_known
+        answers = self._call([pack_script(STORE, (key,), payload, seconds, how) for key, payload, seconds in results])
+        again = [
+            pack_script(STORE, (key,), payload, seconds, "force")
+            for (key, payload, seconds), answer in zip(results, answers, strict=True)
+            if not isinstance(answer, int) and not self._is_success(answer)
+        ]
+        if again:
+            self._call(again)
+
+    def _is_success(self, payload: Any) -> bool:
+        return bool(self.decode(payload)["status"] == states.SUCCESS)
+
+    def defer_results(self) -> ResultWriter:
+        """From now on let the results of this process wait for the writer's ``flush()``.
+
+        Those of members of chords, and states that are not final, are stored at once as before.
+        """
+        if self._writer is None:
+            self._writer = ResultWriter(self._send_deferred)
+        return self._writer
+
+    def _send_deferred(self, batch: Sequence[Deferred]) -> None:
+        self._ensure_retryable(self.ensure, self._store_all, ([item.what for item in batch],))
+
+    def _flush(self, task_id: str | None = None) -> None:
+        writer = self._writer
+        if writer is not None and (writer.pending if task_id is None else writer.holds(task_id)):
+            writer.flush()
+
+    def _get_task_meta_for(self, task_id: str) -> Any:
+        self._flush(task_id)
+        return super()._get_task_meta_for(task_id)
+
+    def wait_for_pending(self, result: Any, *args: Any, **kwargs: Any) -> Any:
+        """Wait for the end of a task; its value, or its error raised."""
+        self._flush()  # what is waited for may wait here itself
+        return super().wait_for_pending(result, *args, **kwargs)
+
+    def iter_native(self, result: Any, *args: Any, **kwargs: Any) -> Any:
+        """Yield ``(id, meta)`` of the members of *result* as they end."""
+        self._flush()
+        return super().iter_native(result, *args, **kwargs)
+
+    def forget(self, task_id: str) -> None:
+        """Remove what is stored of a task."""
+        self._flush(task_id)
+        super().forget(task_id)
+        self.result_consumer.cancel_for(task_id)
+
+    def on_task_call(self, producer: Any, task_id: str) -> dict[str, Any]:
+        """Nothing: a result is subscribed to when somebody waits for it."""
+        return {}
+
+    # --- chords -----------------------------------------------------------------------------
+
+    @property
+    def _chord_zset(self) -> bool:
+        return bool(self._transport_options.get("result_chord_ordered", True))
+
+    def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
+        """A chord is about to be sent.  Its header is stored if the values will have a structure."""
+        group_id, results = header_result_args[:2]
+        if chords.saves_structure(results):
+            header = self.app.GroupResult(*header_result_args)
+            self._set_chord_key(self.get_key_for_group(group_id), self.encode({"result": header.as_tuple()}))
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        """The header has *chord_size* ends.  A chord that was over under this id begins anew."""
+        forget = pack("DEL", self.get_key_for_group(group_id, ".c"))
+        self._set_chord_key(self.get_key_for_group(group_id, ".s"), chord_size, forget)
+
+    def _set_chord_key(self, key: Any, value: Any, *before: bytes) -> None:
+        expires = self.chord_expires
+        write = pack("SET", key, value, "EX", expires) if expires else pack("SET", key, value)
+        self.ensure(self._call, ([*before, write],))
+
+    def add_to_chord(self, chord_id: str, result: Any) -> None:
+        """A running member adds one more."""
+        self.client.incr(self.get_key_for_group(chord_id, ".t"), 1)
+
+    def _end(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any, store: bool) -> None:
+        in_one_step = (
+            store
+            and request
+            and request.chord
+            and request.group
+            and request.id == task_id
+            and not OVERRIDABLE.intersection(overridden_methods(type(self)))
+        )
+        if not in_one_step:
+            super()._end(task_id, result, state, traceback, request, store)
+            return
+        stored = self.encode_result(result, state)
+        payload = self._payload_to_store(task_id, stored, state, traceback, request)
+
+        def not_stored(text: str) -> BackendStoreError:
+            return BackendStoreError(text, task_id=task_id, state=state)
+
+        self._flush(task_id)
+        self._ensure_retryable(
+            self._count_chord_part,
+            request,
+            state,
+            stored,
+            (payload, self._expires_of(state)),
+            fallback_exc=not_stored,
+            fallback_msg="failed to store result on the backend",
+        )
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, propagate: Any = None, **kwargs: Any) -> None:
+        """Count a member that has ended; the last one sends the body."""
+        if request.group and request.id:
+            self._count_chord_part(request, state, self.encode_result(result, state))
+
+    def _count_chord_part(self, request: Any, state: str, stored: Any, result: tuple[Any, Any] | None = None) -> None:
+        """Count a member and, with *result* (payload, seconds), store its result in the same step."""
+        group_id, place = request.group, request.group_index
+        place = "+inf" if place is None else place
+        parts, added, size, counted, header, claim = (
+            self.get_key_for_group(group_id, suffix) for suffix in (".j", ".t", ".s", ".d", "", ".c")
+        )
+        member = f"{request.id}:{place}"
+        keys = [parts, added, size, counted, header, claim]
+        arguments = [
+            member,
+            self.encode(chords.packed_part(request.id, state, stored)),
+            "1" if self._chord_zset else "0",
+            place,
+            self.chord_expires or 0,
+            self._chord_result_expires,
+            CLAIM_S,
+            member,
+        ]
+        if result is not None:
+            key = self.get_key_for_task(request.id)
+            command = pack_script(CHORD_PART, [*keys, key], *arguments, *result, self._how_success_is_known)
+            answer = self.ensure(self._call, ([command],))[0]
+            if answer[0] in (b"ask", "ask"):
+                if self._is_success(answer[1]):
+                    answer = None
+                else:
+                    command = pack_script(CHORD_PART, [*keys, key], *arguments, *result, "force")
+                    answer = self.ensure(self._call, ([command],))[0]
+        else:
+            answer = None
+        if answer is None:
+            answer = self.ensure(self._call, ([pack_script(CHORD_PART, keys, *arguments)],))[0]
+        if answer[0] in (b"complete", "complete"):
+            body = maybe_signature(request.chord, app=self.app)
+            try:
+                self._send_chord_body(group_id, body, answer[1], answer[2])
+            finally:
+                done = pack_script(CHORD_DONE, [claim, parts, added, size, counted], member, DONE_S)
+                self.ensure(self._call, ([done],))
+
+    def _send_chord_body(self, group_id: str, body: Any, header: Any, parts: Sequence[Any]) -> None:
+        """All members of a chord have ended: send its body, or end the chord with an error."""
+        try:
+            values = self._chord_values(header, parts)
+        except ChordError as exc:
+            logger.exception("Chord %r raised: %r", group_id, exc)
+            self.chord_error_from_stack(body, exc)
+        except Exception as exc:
+            logger.exception("Chord %r raised: %r", group_id, exc)
+            self.chord_error_from_stack(body, ChordError(f"Join error: {exc!r}"))
+        else:
+            chords.dispatch(self, group_id, body, values)
+
+    def _chord_values(self, header: Any, parts: Sequence[Any]) -> list[Any]:
+        """The values for the body, in the structure of the header if that was stored."""
+        values = chords.unpacked_parts(self, parts)
+        if not header:
+            return [value for _, value in values]
+        structure = result_from_tuple(self.decode(header)["result"], self.app)
+        nested = chords.nested_values(structure, dict(values))
+        if nested is not None:
+            return nested
+        return chords.joined(structure, self.app.conf.result_chord_join_timeout)
+
+    # --- as a value -----------------------------------------------------------------------------
+
+    def __reduce__(self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        return super().__reduce__(args, {**(kwargs or {}), "expires": self.expires, "url": self.url})
+
+
+OVERRIDABLE = frozenset(
+    {"store_result", "_store_result", "on_chord_part_return", "_set_with_state", "set", "_set", "mark_as_done"}
+)
+"""Methods of which a subclass may expect that each member of a chord goes through them."""
+
+
+def overridden_methods(cls: type) -> set[str]:
+    """What a subclass of the stores here defines itself."""
+    names: set[str] = set()
+    for ancestor in cls.__mro__:
+        if ancestor.__module__.startswith(__package__):
+            break
+        names.update(vars(ancestor))
+    return names

@@ -1,0 +1,283 @@
+"""Waiting for results that Redis publishes: one connection of a process, for all its threads.
+
+Made by ``RedisBackend`` for itself.  It may not store anything.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from celery_clone import states
+from celery_clone.backends.asynchronous import E_RETRY_LIMIT_EXCEEDED, BaseResultConsumer
+from celery_clone.transport.redis_layout import pack
+from celery_clone.utils.log import get_logger
+
+if TYPE_CHECKING:
+    from .store import RedisBackend
+
+__all__ = ("ResultConsumer",)
+
+logger = get_logger("celery.backends.redis")
+
+PING_EVERY_S = 15.0
+"""After so long without a word the connection is tested, and given as long to answer."""
+
+PUBSUB_SLICE = 1000
+"""Channels in one command, so that the server is not kept busy by one client."""
+
+E_LOST = "Connection to Redis lost: Retry (%s/%s) %s."
+
+
+def wait_readable(connection: Any, timeout: float) -> bool:
+    """Wait for the socket of *connection*; true as well if it was closed meanwhile."""
+    try:
+        # Looked up for each call: gevent and eventlet put their own in its place, or take it away.
+        poll = getattr(select, "poll", None)
+        if poll is None:
+            return bool(select.select((connection._sock,), (), (), timeout)[0])
+        poller = poll()
+        poller.register(connection._sock, select.POLLIN)
+        return bool(poller.poll(timeout * 1000))
+    except (AttributeError, OSError, TypeError, ValueError):
+        return True
+
+
+class ResultConsumer(BaseResultConsumer):
+    """Reads the one connection of a process that is subscribed to the results that are waited for.
+
+    A result is subscribed to when somebody waits for it, read once the subscription is known to
+    hold, and unsubscribed when it came or nobody waits any more.  The lock is held to write and to
+    read what is there already, never while waiting.
+    """
+
+    backend: RedisBackend
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._connection_errors = self.backend.connection_errors
+        self._forget()
+
+    def _forget(self) -> None:
+        self._lock = threading.RLock()
+        self._connection: Any = None
+        self._failures = 0
+        self._heard_at = 0.0
+        self._pinged = False
+        self.subscribed_to: dict[bytes, str] = {}
+        self._unread: dict[bytes, str] = {}
+
+    def on_after_fork(self) -> None:
+        """Let go of the parent's connection: closing it here would end its subscriptions."""
+        self._forget()
+
+    def start(self, initial_task_id: str, **kwargs: Any) -> None:
+        """Connect, and subscribe to the result of this task."""
+        self.consume_from(initial_task_id)
+
+    def stop(self) -> None:
+        """Disconnect.  The next wait connects again."""
+        with self._lock:
+            self._disconnect()
+            self.subscribed_to.clear()
+            self._unread.clear()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+
+    # -- subscribing
+
+    def consume_from(self, task_id: str) -> None:
+        """Subscribe to the result of a task."""
+        self.consume_from_all((task_id,))
+
+    def consume_from_all(self, task_ids: Iterable[str]) -> None:
+        """Subscribe to the results of several tasks.  If Redis is away, the wait for them tries on."""
+        wanted = {self.backend.get_key_for_task(task_id): task_id for task_id in task_ids}
+        with self._lock:
+            new = {key: task_id for key, task_id in wanted.items() if key not in self.subscribed_to}
+            if not new:
+                return
+            self.subscribed_to.update(new)
+            try:
+                if self._connection is None:
+                    self._connect()
+                else:
+                    self._tell("SUBSCRIBE", list(new))
+            except self._connection_errors as exc:
+                self._lost(exc)
+
+    def cancel_for(self, task_id: str) -> None:
+        """Unsubscribe from the result of a task."""
+        key = self.backend.get_key_for_task(task_id)
+        with self._lock:
+            if self.subscribed_to.pop(key, None) is None:
+                return
+            self._unread.pop(key, None)
+            self._unsubscribe([key])
+
+    def _unsubscribe(self, keys: list[bytes]) -> None:
+        if self._connection is not None and keys:
+            try:
+                self._tell("UNSUBSCRIBE", keys)
+            except self._connection_errors as exc:
+                self._lost(exc)
+
+    def _connect(self) -> None:
+        connection = self.backend._new_connection()
+        connection.connect()
+        self._connection, self._failures = connection, 0
+        self._heard_at, self._pinged = time.monotonic(), False
+        if self.subscribed_to:
+            self._tell("SUBSCRIBE", list(self.subscribed_to))
+
+    def _tell(self, command: str, keys: list[bytes]) -> None:
+        packed = [pack(command, *keys[start : start + PUBSUB_SLICE]) for start in range(0, len(keys), PUBSUB_SLICE)]
+        self._connection.send_packed_command(packed, check_health=False)
+
+    def _lost(self, exc: BaseException) -> None:
+        self._failures += 1
+        most = self.backend.retry_policy.get("max_retries")
+        logger.error(E_LOST, self._failures, most or "Inf", f"after {exc!r}")
+        self._disconnect()
+
+    # -- reading
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Read what came, waiting at most *timeout* seconds for it."""
+        timeout = 1.0 if timeout is None else timeout
+        with self._lock:
+            connection = self._connection
+            if connection is None and not self._reconnected():
+                connection = None
+            else:
+                connection = self._connection
+        if connection is None:
+            self._pause(timeout)
+            return
+        metas = self._read_there()
+        if metas is None and wait_readable(connection, timeout):
+            metas = self._read_there()
+        for meta in metas or ():
+            self.on_state_change(meta, None)
+        if metas is None:
+            self._test_silent_connection()
+
+    def _reconnected(self) -> bool:
+        """Connect; after too many failures in a row raise."""
+        try:
+            self._connect()
+        except self._connection_errors as exc:
+            self._lost(exc)
+            most = self.backend.retry_policy.get("max_retries")
+            if most and self._failures > most:
+                self._failures = 0
+                logger.critical(E_RETRY_LIMIT_EXCEEDED)
+                raise RuntimeError(E_RETRY_LIMIT_EXCEEDED) from exc
+            return False
+        return True
+
+    def _pause(self, timeout: float) -> None:
+        policy = self.backend.retry_policy
+        pause = policy.get("interval_start", 0) + policy.get("interval_step", 1) * (self._failures - 1)
+        time.sleep(max(0.0, min(pause, policy.get("interval_max", 1), timeout)))
+
+    def _read_there(self) -> list[Any] | None:
+        """The states that have arrived; ``None`` if nothing has."""
+        metas: list[Any] = []
+        heard = False
+        with self._lock:
+            connection = self._connection
+            try:
+                while connection is not None and connection.can_read(timeout=0):
+                    heard = True
+                    self._take(connection.read_response(disconnect_on_error=False, push_request=True), metas)
+            except self._connection_errors as exc:
+                self._lost(exc)
+                heard = True
+            if heard:
+                self._heard_at, self._pinged = time.monotonic(), False
+            elif not self._unread:
+                return None
+            unread, self._unread = self._unread, {}
+        if unread:
+            self._read(unread, metas)
+        return metas
+
+    def _take(self, message: Any, metas: list[Any]) -> None:
+        """One message of the server."""
+        if not isinstance(message, (list, tuple)) or len(message) != 3:
+            return  # the answer to a ping
+        kind, key, payload = message
+        key = self.backend.key_t(key)
+        task_id = self.subscribed_to.get(key)
+        if task_id is None:
+            return  # unsubscribed meanwhile
+        if kind in (b"subscribe", "subscribe"):
+            # From now on nothing is missed; what was before must be read.
+            self._unread[key] = task_id
+        elif kind in (b"message", "message"):
+            self._arrived({key: payload}, metas)
+
+    def _read(self, unread: dict[bytes, str], metas: list[Any]) -> None:
+        keys = list(unread)
+        try:
+            payloads = self.backend.mget(keys)
+        except self._connection_errors as exc:
+            with self._lock:
+                self._lost(exc)  # with the new connection everything is read
+            return
+        with self._lock:
+            self._arrived(dict(zip(keys, payloads, strict=True)), metas)
+
+    def _arrived(self, payloads: Mapping[bytes, Any], metas: list[Any]) -> None:
+        over = []
+        for key, payload in payloads.items():
+            task_id = self.subscribed_to.get(key)
+            if not payload or task_id is None:
+                continue
+            try:
+                meta = self.backend.decode_result(payload)
+            except Exception as exc:  # noqa: BLE001 whatever is wrong with it, the reader must go on
+                logger.error("The result of task %s cannot be read: %r", task_id, exc)  # noqa: TRY400
+                meta = {"status": states.FAILURE, "result": exc, "traceback": None, "children": None}
+            meta.setdefault("task_id", task_id)
+            metas.append(meta)
+            if meta["status"] in states.READY_STATES:
+                # Before it is given away: who comes for it from now on subscribes, and reads, anew.
+                del self.subscribed_to[key]
+                over.append(key)
+        self._unsubscribe(over)
+
+    def _test_silent_connection(self) -> None:
+        """A peer that vanished without a word is noticed by its not answering."""
+        with self._lock:
+            connection = self._connection
+            if connection is None or time.monotonic() - self._heard_at < PING_EVERY_S:
+                return
+            try:
+                if self._pinged:
+                    raise redis.TimeoutError("no answer to a ping")
+                connection.send_packed_command([pack("PING")], check_health=False)
+                self._heard_at, self._pinged = time.monotonic(), True
+            except self._connection_errors as exc:
+                self._lost(exc)
+
+    def on_wait_for_pending(self, result: Any, timeout: float | None = None, **kwargs: Any) -> None:
+        """A wait begins.  One without time to wait for the subscription reads at once."""
+        if timeout is not None and timeout <= 0:
+            self.read([result.id])
+
+    def read(self, task_ids: Sequence[str]) -> None:
+        """Read the results of these tasks that are there."""
+        metas: list[Any] = []
+        self._read({self.backend.get_key_for_task(task_id): task_id for task_id in task_ids}, metas)
+        for meta in metas:
+            self.on_state_change(meta, None)
