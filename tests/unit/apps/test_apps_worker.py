@@ -42,6 +42,7 @@ def a_process_of_its_own(monkeypatch):
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     monkeypatch.setattr(_state, "default_app", _state.default_app)
+    monkeypatch.setattr(_state, "_task_join_will_block", False)
     monkeypatch.setattr(_state._tls, "current_app", _state._tls.current_app)
     monkeypatch.setattr(state, "should_stop", None)
     monkeypatch.setattr(state, "should_terminate", None)
