@@ -56,17 +56,25 @@ class _Bound:
 
     def run(self, job: Job) -> Report:
         self.prepare()
+        report: Report
         try:
-            return self.runner(job)
+            report = self.runner(job)
         except Exception as exc:
             logger.exception("Task %r could not be run", job.task)
             detail = f"{exc!r} left the runner, so it is unknown how far the task was."
-            return Unfit(job.seq, "crashed", detail)
-        finally:
-            # Under the lock: a report may not overtake its result, which another thread is just storing.
-            with self.lock:
-                if self.runner.unsent:
-                    self.runner.flush()
+            report = Unfit(job.seq, "crashed", detail)
+        try:
+            self.flush()
+        except Exception:
+            logger.exception("The result of task %r could not be stored", job.task)
+            report = Lost(job.seq, os.getpid(), None)
+        return report
+
+    def flush(self) -> None:
+        # Under the lock: a report may not overtake its result, which another thread is just storing.
+        with self.lock:
+            if self.runner.unsent:
+                self.runner.flush()
 
 
 _bound: dict[int, _Bound] = {}
@@ -136,11 +144,22 @@ class JobsByCalls:
         """Have *hub* tell the reports."""
         if self._jobs_inbox is not None:
             self._jobs_inbox.watch(hub)
+            hub.on_tick.add(self._flush_own_results)
 
     def unwatch(self, hub: Any) -> None:
         """Take back what :meth:`watch` registered."""
         if self._jobs_inbox is not None:
             self._jobs_inbox.unwatch(hub)
+            hub.on_tick.discard(self._flush_own_results)
+
+    def _flush_own_results(self) -> None:
+        """Store what the worker itself had to say: here its results wait in the same buffer as those of tasks."""
+        bound = _bound.get(id(self))
+        if bound is not None and bound.runner.unsent:
+            try:
+                bound.flush()
+            except Exception:
+                logger.exception("Results could not be stored, which is tried again")
 
     def wait(self, timeout: float) -> None:
         """Tell the reports that are there, after waiting *timeout* seconds at most for one."""

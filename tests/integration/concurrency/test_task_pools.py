@@ -430,6 +430,15 @@ def test_every_pool_is_silent_about_what_dies_in_a_cold_end(driven):
     assert [report for report in driven.finals() if isinstance(report, Lost)] == []
 
 
+def test_results_of_the_worker_itself_do_not_wait_for_a_task():
+    one = Driven(POOLS["solo"]())
+    try:
+        one.runner.unflushed.append(1)
+        one.until(lambda: not one.runner.unflushed)
+    finally:
+        one.close()
+
+
 def test_prefork_kills_by_job_number():
     one = Driven(POOLS["prefork"]())
     try:

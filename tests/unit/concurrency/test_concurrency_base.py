@@ -180,6 +180,20 @@ def test_what_the_pool_could_not_run_is_lost_and_what_the_runner_could_not_is_un
     assert "boom" in reports[2].detail
 
 
+def test_a_result_that_cannot_be_stored_makes_a_lost_job(held, caplog):
+    pool, runner, reports = held
+
+    def refuse() -> None:
+        raise ConnectionError("store is away")
+
+    runner.flush = refuse
+    pool.submit([Job(0, "x")])
+    pool.release()
+    pool.wait(0)
+    assert reports == [Lost(0, os.getpid(), None)]
+    assert "store is away" in caplog.text
+
+
 def test_begun_jobs_are_those_the_pool_accepted(held):
     pool, _, _ = held
     pool.submit([Job(5, "x")])
