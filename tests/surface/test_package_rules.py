@@ -14,9 +14,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A class name means one thing in the whole package. These stand twice, because others look for them there.
 PUBLIC_TWICE = {
     "Consumer": "the consumer of a worker, and the worker's step that owns it",
+    "Control": "app.control, and the consumer's step that listens to it",
     "Events": "app.events, and the consumer's step that sends them",
     "Heart": "the heartbeat, and the consumer's step that owns it",
     "Pool": "the Protocol, and the worker's step that owns the pool",
+    "QoS": "kombu calls it so in every transport",
+    "ResultConsumer": "every backend that is told of results calls it so",
     "TaskPool": "every pool module's public class is called so",
     "Timer": "the timer, and the worker's step that owns it",
 }
