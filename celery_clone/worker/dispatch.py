@@ -431,8 +431,13 @@ class Dispatcher:
                 expires=headers.get("expires"),
             )
 
+    def _tells_of_tasks(self) -> bool:
+        """Does anybody want events about tasks?  Without ``-E`` only those about the worker are sent."""
+        eventer = self.eventer
+        return eventer is not None and eventer.enabled and (not eventer.groups or "task" in eventer.groups)
+
     def _tells(self, plan: TaskPlan) -> bool:
-        return self.eventer is not None and bool(self.eventer.enabled) and bool(plan.task.send_events)
+        return self._tells_of_tasks() and bool(plan.task.send_events)
 
     def _event(self, flight: InFlight, kind: str, **fields: Any) -> None:
         if self._tells(flight.plan):
@@ -515,7 +520,7 @@ class Dispatcher:
             return
         jobs: list[Job] = []
         limits: list[tuple[float | None, float | None]] = []
-        wants_summary = WANT_SUMMARY if self.eventer is not None and self.eventer.enabled else 0
+        wants_summary = WANT_SUMMARY if self._tells_of_tasks() else 0
         while waiting and len(jobs) < room:
             flight = waiting.popleft()
             if flight.seq not in self.flights:
@@ -634,7 +639,7 @@ class Dispatcher:
         elif self.credit.limit > self.base:
             # The first run that is not short ends the trust: what waits here could run elsewhere.
             self.credit.limit = self.base
-        if self.eventer is not None and self.eventer.enabled:
+        if self._tells(plan):
             self._tell_end(flight, Outcome.unpack(report.outcome))
 
     def _tell_end(self, flight: InFlight, outcome: Outcome) -> None:
@@ -820,7 +825,7 @@ class Dispatcher:
         )
         error = NotRegistered(name)
         signals.task_unknown.send(sender=self.owner, message=delivery, exc=error, name=name, id=task_id)
-        if self.eventer is not None and self.eventer.enabled:
+        if self._tells_of_tasks():
             self.eventer.send("task-failed", uuid=task_id, exception=f"NotRegistered({name!r})")
         if not headers.get("ignore_result"):
             request = Request.context_of(headers, delivery.properties, self.hostname)
