@@ -81,9 +81,7 @@ def test_the_text_is_the_one_kombu_writes(publisher, reader) -> None:
 def test_the_envelope_can_be_peeked(publisher, reader) -> None:
     message = call(2, 2)
     publisher.publish(message, TO_TASKS, HOW)
-    (raw,) = reader.transport.broker.database.read(
-        lambda db: db.execute("SELECT body FROM celery_bodies").fetchone()
-    )
+    (raw,) = reader.transport.broker.database.read(lambda db: db.execute("SELECT body FROM celery_bodies").fetchone())
 
     found = Envelope(raw).peek()
 

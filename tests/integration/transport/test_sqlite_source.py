@@ -141,9 +141,7 @@ def test_a_quiet_source_takes_nothing_and_settles_on(connection, open_source) ->
     assert ready(connection) == 1
 
 
-def test_after_a_lost_connection_the_next_source_settles_what_the_last_one_took(
-    connection, open_source
-) -> None:
+def test_after_a_lost_connection_the_next_source_settles_what_the_last_one_took(connection, open_source) -> None:
     send(connection, 1)
     send(connection, 2)
     lost = open_source()
