@@ -21,6 +21,7 @@ from celery_clone.transport.publisher import (
     RetryPolicy,
     not_sent,
     publish_arguments,
+    undeclared,
 )
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ class AmqpPublisher(KombuPublisher):
             for message, to, how in confirms.messages:
                 arguments = publish_arguments(message, to, how)
                 arguments.setdefault("mandatory", must_arrive(to))
+                arguments["declare"] = undeclared(connection, to.declare)
                 arguments["timeout"] = deadline.left(arguments.get("timeout"))
                 producer.publish(message.body, retry=False, **arguments)
             while not confirms.complete:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from celery_clone.message.outgoing import TaskMessage
     from celery_clone.transport.protocols import Destination, SendOptions
 
-__all__ = ("Deadline", "KombuPublisher", "RetryPolicy", "not_sent", "publish_arguments")
+__all__ = ("Deadline", "KombuPublisher", "RetryPolicy", "not_sent", "publish_arguments", "undeclared")
 
 logger = get_logger(__name__)
 
@@ -98,11 +98,16 @@ def publish_arguments(message: TaskMessage, to: Destination, how: SendOptions) -
         "routing_key": to.routing_key,
         "serializer": how.serializer,
         "compression": how.compression,
-        "declare": list(to.declare),
         "headers": message.headers,
         **how.extra,
         **message.properties,
     }
+
+
+def undeclared(connection: Any, entities: Iterable[Any]) -> list[Any]:
+    """Those of *entities* that were not declared over *connection*; kombu would bind each to find that out."""
+    known = connection.declared_entities
+    return [entity for entity in entities if not (entity.can_cache_declaration and hash(entity) in known)]
 
 
 class KombuPublisher:
@@ -154,7 +159,8 @@ class KombuPublisher:
         while True:
             try:
                 self.connect(connection, policy.deadline)
-                self.attempt(connection, message, to, dict(arguments, declare=list(to.declare)), policy.deadline)
+                arguments["declare"] = undeclared(connection, to.declare)
+                self.attempt(connection, message, to, dict(arguments), policy.deadline)
             except EncodeError as exc:
                 serializer = how.serializer or "the default serializer"
                 raise codec.unserializable(message.body, serializer, exc.__cause__ or exc) from exc

@@ -30,6 +30,7 @@ from celery_clone.transport.publisher import (
     KombuPublisher,
     RetryPolicy,
     not_sent,
+    undeclared,
 )
 from celery_clone.transport.redis_layout import Layout, pack
 from celery_clone.utils.ids import uuid
@@ -231,10 +232,7 @@ class Session:
 
     def declare(self, entities: Iterable[Any]) -> None:
         """Declare what was not declared in this session."""
-        declared = self.connection.declared_entities
-        for entity in entities:
-            if entity.can_cache_declaration and hash(entity) in declared:
-                continue
+        for entity in undeclared(self.connection, entities):
             with self._lock:
                 maybe_declare(entity, self.channel)
 

@@ -39,7 +39,7 @@ class Desk:
 
     def by_kombu(self, message: Any, to: Destination, how: SendOptions) -> None:
         with Connection(self.url, transport_options=self.options) as connection:
-            connection.Producer().publish(message.body, **publish_arguments(message, to, how))
+            connection.Producer().publish(message.body, declare=list(to.declare), **publish_arguments(message, to, how))
 
     def texts(self) -> dict[str, list[Any]]:
         """Every list and set of the database, emptied; tags are made equal."""
