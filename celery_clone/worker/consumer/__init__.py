@@ -11,6 +11,7 @@ from typing import Any
 __all__ = (
     "Connection",
     "Consumer",
+    "Control",
     "Events",
     "Heart",
     "Tasks",
@@ -19,6 +20,7 @@ __all__ = (
 _HOME = {
     "Connection": "connection",
     "Consumer": "consumer",
+    "Control": "control",
     "Events": "events",
     "Heart": "heart",
     "Tasks": "tasks",

@@ -98,6 +98,7 @@ class Consumer:
             "celery_clone.worker.consumer.connection:Connection",
             "celery_clone.worker.consumer.events:Events",
             "celery_clone.worker.consumer.heart:Heart",
+            "celery_clone.worker.consumer.control:Control",
             "celery_clone.worker.consumer.tasks:Tasks",
             "celery_clone.worker.consumer.consumer:Evloop",
         )
