@@ -494,12 +494,12 @@ class Request:
     # --- for people -------------------------------------------------------------------------
 
     def info(self, safe: bool = False) -> dict[str, Any]:
-        """What ``inspect`` shows; with *safe* the arguments themselves instead of their reprs."""
+        """What ``inspect`` shows; with *safe* the reprs that were sent instead of the arguments themselves."""
         return {
             "id": self.id,
             "name": self.name,
-            "args": self.args if safe else self.argsrepr,
-            "kwargs": self.kwargs if safe else self.kwargsrepr,
+            "args": self.argsrepr if safe else self.args,
+            "kwargs": self.kwargsrepr if safe else self.kwargs,
             "type": self._type,
             "hostname": self._hostname,
             "time_start": self.time_start,
