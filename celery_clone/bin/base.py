@@ -7,6 +7,7 @@ It may not know any command, and may not talk to a broker.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property, update_wrapper
 from importlib import import_module
@@ -19,11 +20,12 @@ import click
 from click import ParamType
 
 from celery_clone._state import get_current_app
-from celery_clone.exceptions import CeleryCommandException
+from celery_clone.exceptions import CeleryCommandException, ImproperlyConfigured
 from celery_clone.local import try_import
-from celery_clone.platforms import EX_UNAVAILABLE
+from celery_clone.platforms import EX_FAILURE, EX_UNAVAILABLE
 from celery_clone.signals import user_preload_options
 from celery_clone.utils.log import mlevel
+from celery_clone.utils.suggest import hint
 from celery_clone.utils.text import indent, str_to_list
 from celery_clone.utils.time import maybe_iso8601
 
@@ -46,6 +48,7 @@ __all__ = (
     "JsonObject",
     "LogLevel",
     "consume_preload_options",
+    "explained",
     "handle_preload_options",
     "handle_remote_command_error",
 )
@@ -53,6 +56,13 @@ __all__ = (
 BROKER_UNREACHABLE = (
     "Could not connect to the message broker. Please make sure your broker (e.g., RabbitMQ or Redis) is "
     "running and the connection settings are correct. Reason: {0}"
+)
+NO_SUCH_TRANSPORT = "No such transport:"
+"""How kombu's error about the scheme of a URL begins; its class is a plain KeyError."""
+
+UNKNOWN_SCHEME = (
+    "There is no transport for broker URLs that begin with {asked!r}.{hint} Known are: {known}. "
+    "Check broker_url, CELERY_BROKER_URL and the option -b."
 )
 COMMAND_FAILED = "Unable to run the `{0}` command. Reason: {1}"
 
@@ -155,6 +165,22 @@ def _highlighted(text: str) -> str:
     return painted
 
 
+def explained(error: BaseException) -> tuple[str, int] | None:
+    """What to say, and the exit code, for an error that the user caused or can help; ``None`` for others."""
+    if isinstance(error, ImproperlyConfigured):
+        return str(error), EX_FAILURE
+    if isinstance(error, KeyError) and str(error.args[0]).startswith(NO_SUCH_TRANSPORT):
+        asked = str(error.args[0]).removeprefix(NO_SUCH_TRANSPORT).partition(".")[0].strip()
+        known = sorted(name for name in import_module("kombu.transport").TRANSPORT_ALIASES if name.islower())
+        near = hint(asked, known)
+        return UNKNOWN_SCHEME.format(asked=asked, hint=near, known=", ".join(known)), EX_FAILURE
+    # Nobody can have raised it before kombu was loaded, which need not be done for this.
+    kombu_exceptions = sys.modules.get("kombu.exceptions")
+    if kombu_exceptions is not None and isinstance(error, kombu_exceptions.OperationalError):
+        return BROKER_UNREACHABLE.format(error), EX_UNAVAILABLE
+    return None
+
+
 def handle_remote_command_error(command: str, exc: Exception) -> NoReturn:
     """End a command that talks to workers with the right words and code.
 
@@ -163,8 +189,7 @@ def handle_remote_command_error(command: str, exc: Exception) -> NoReturn:
     """
     if isinstance(exc, click.ClickException):
         raise exc
-    unreachable = isinstance(exc, import_module("kombu.exceptions").OperationalError)
-    text = BROKER_UNREACHABLE.format(exc) if unreachable else COMMAND_FAILED.format(command, exc)
+    text, _ = explained(exc) or (COMMAND_FAILED.format(command, exc), EX_UNAVAILABLE)
     raise CeleryCommandException(message=text, exit_code=EX_UNAVAILABLE) from exc
 
 

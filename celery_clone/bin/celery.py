@@ -23,10 +23,10 @@ from click.core import ParameterSource
 from celery_clone._version import VERSION_BANNER
 from celery_clone.app.utils import find_app
 from celery_clone.exceptions import CeleryCommandException
-from celery_clone.platforms import EX_FAILURE, EX_UNAVAILABLE
+from celery_clone.platforms import EX_FAILURE
 from celery_clone.utils.suggest import hint
 
-from .base import BROKER_UNREACHABLE, CeleryOption, CLIContext, consume_preload_options
+from .base import CeleryOption, CLIContext, consume_preload_options, explained
 
 __all__ = ("COMMANDS", "celery", "main")
 
@@ -164,7 +164,7 @@ class CommandGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; explain where ``-A`` belongs when it was given to the command itself."""
+        """Run the command; explain errors that the user caused, such as ``-A`` behind the command."""
         try:
             return super().invoke(ctx)
         except click.NoSuchOption as error:
@@ -173,16 +173,11 @@ class CommandGroup(click.Group):
                 ctx.obj.error(explanation, fg="red")
             raise
         except Exception as error:
-            if not _is_unreachable_broker(error):
+            told = explained(error)
+            if told is None:
                 raise
-            text = BROKER_UNREACHABLE.format(error)
-            raise CeleryCommandException(message=text, exit_code=EX_UNAVAILABLE) from error
-
-
-def _is_unreachable_broker(error: Exception) -> bool:
-    # Nobody can have raised it before kombu was loaded, which we need not do for that.
-    kombu_exceptions = sys.modules.get("kombu.exceptions")
-    return kombu_exceptions is not None and isinstance(error, kombu_exceptions.OperationalError)
+            text, code = told
+            raise CeleryCommandException(message=text, exit_code=code) from error
 
 
 def _plugins() -> dict[str, EntryPoint]:

@@ -370,8 +370,10 @@ def worker(
     except SecurityError as error:
         ctx.obj.error(error.args[0])
         ctx.exit(EX_FAILURE)
-    except ImproperlyConfigured as error:
-        raise CeleryCommandException(message=str(error), exit_code=EX_FAILURE) from error
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise click.FileError(str(error.filename), error.strerror) from error
     program.start()
     ctx.exit(program.exitcode or EX_OK)
 

@@ -13,7 +13,7 @@ import celery_clone.bin.celery as group
 from celery_clone import Celery
 from celery_clone.bin.base import CeleryOption
 from celery_clone.bin.celery import COMMANDS, CommandTable, celery, main
-from celery_clone.exceptions import CeleryCommandException
+from celery_clone.exceptions import CeleryCommandException, ImproperlyConfigured
 
 ENVIRONMENT = (
     "CELERY_LOADER",
@@ -327,6 +327,40 @@ def test_a_broker_that_is_away_ends_any_command_with_69(monkeypatch):
     assert "Could not connect to the message broker" in given.output
     with pytest.raises(CeleryCommandException):
         Celery("embedded", set_as_current=False).start(argv=["lonely"])
+
+
+def test_a_broker_url_of_an_unknown_kind_ends_with_1_and_names_the_known_ones(monkeypatch):
+    @click.command()
+    @click.pass_obj
+    def connecting(obj):
+        obj.app.connection_for_write().connect()
+
+    monkeypatch.setitem(celery.commands, "connecting", connecting)
+    app = Celery("unknown", broker="redi://:word@host", set_as_current=False)
+    given = CliRunner().invoke(celery, ["connecting"], obj=app)
+    assert given.exit_code == 1
+    assert "begin with 'redi'. Did you mean 'redis'? Known are: amqp," in given.output
+    assert "sqlite" in given.output
+    assert "word" not in given.output
+
+
+def test_a_configuration_that_cannot_be_used_ends_with_1(monkeypatch):
+    @click.command()
+    def refusing():
+        raise ImproperlyConfigured("queue 'x' is not declared")
+
+    monkeypatch.setitem(celery.commands, "refusing", refusing)
+    given = run("refusing")
+    assert (given.exit_code, given.output) == (1, "Error: queue 'x' is not declared\n")
+
+
+def test_errors_of_our_own_making_are_not_hidden(monkeypatch):
+    @click.command()
+    def failing():
+        raise KeyError("some key")
+
+    monkeypatch.setitem(celery.commands, "failing", failing)
+    assert isinstance(run("failing").exception, KeyError)
 
 
 def test_options_of_the_group_have_help_groups():

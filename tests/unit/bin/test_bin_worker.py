@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import celery_clone.bin.worker as command
 from celery_clone import Celery, platforms
 from celery_clone.bin.base import CLIContext
+from celery_clone.bin.celery import celery
 from celery_clone.bin.worker import AUTOSCALE, HOSTNAME, worker
 from celery_clone.concurrency.solo import TaskPool as SoloPool
 from celery_clone.exceptions import ImproperlyConfigured, SecurityError
@@ -220,10 +221,22 @@ def test_a_worker_that_names_no_code_ends_with_0(app):
 @pytest.mark.parametrize("error", [SecurityError("not as root"), ImproperlyConfigured("queue 'x' is not declared")])
 def test_what_the_worker_refuses_is_said_without_a_traceback(app, error):
     app.Worker.fails_with = error
-    given = run(app)
+    given = CliRunner().invoke(celery, ["worker"], obj=app)
     assert given.exit_code == 1
     assert str(error) in given.output
     assert isinstance(given.exception, SystemExit)
+
+
+def test_a_log_file_that_cannot_be_written_is_named(app):
+    app.Worker.fails_with = FileNotFoundError(2, "No such file or directory", "/nowhere/w.log")
+    given = run(app, "-f", "/nowhere/w.log")
+    assert given.exit_code == 1
+    assert "'/nowhere/w.log': No such file or directory" in given.output
+
+
+def test_other_errors_of_the_system_are_not_hidden(app):
+    app.Worker.fails_with = OSError(28, "No space left on device")
+    assert isinstance(run(app).exception, OSError)
 
 
 def test_a_user_that_does_not_exist_ends_with_1(app):
