@@ -14,6 +14,7 @@ __all__ = (
     "Control",
     "Events",
     "Heart",
+    "Mingle",
     "Tasks",
 )
 
@@ -23,6 +24,7 @@ _HOME = {
     "Control": "control",
     "Events": "events",
     "Heart": "heart",
+    "Mingle": "mingle",
     "Tasks": "tasks",
 }
 

@@ -96,6 +96,7 @@ class Consumer:
         name = "Consumer"
         default_steps = (
             "celery_clone.worker.consumer.connection:Connection",
+            "celery_clone.worker.consumer.mingle:Mingle",
             "celery_clone.worker.consumer.events:Events",
             "celery_clone.worker.consumer.heart:Heart",
             "celery_clone.worker.consumer.control:Control",
