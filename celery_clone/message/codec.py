@@ -263,9 +263,7 @@ def split_call(body: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     if not isinstance(kwargs, dict):
         raise InvalidTaskError(f"The keyword arguments are {describe(kwargs)}; they must be a mapping.")
     if embed is not None and not isinstance(embed, dict):
-        raise InvalidTaskError(
-            f"The last part of the body is {describe(embed)}; it must be a mapping or null."
-        )
+        raise InvalidTaskError(f"The last part of the body is {describe(embed)}; it must be a mapping or null.")
     return args, kwargs, embed or {}
 
 

@@ -321,15 +321,11 @@ class Delivery:
         """
         self.reject(requeue=True)
 
-    def ack_log_error(
-        self, logger: Logger, errors: tuple[type[BaseException], ...], multiple: bool = False
-    ) -> None:
+    def ack_log_error(self, logger: Logger, errors: tuple[type[BaseException], ...], multiple: bool = False) -> None:
         """:meth:`ack`; *errors* are logged as critical instead of raised, except a broken pipe."""
         self._log_error("ack", lambda: self.ack(multiple), logger, errors)
 
-    def reject_log_error(
-        self, logger: Logger, errors: tuple[type[BaseException], ...], requeue: bool = False
-    ) -> None:
+    def reject_log_error(self, logger: Logger, errors: tuple[type[BaseException], ...], requeue: bool = False) -> None:
         """:meth:`reject`; *errors* are logged as critical instead of raised, except a broken pipe."""
         self._log_error("reject", lambda: self.reject(requeue), logger, errors)
 
@@ -351,6 +347,4 @@ class Delivery:
     def __repr__(self) -> str:
         found = self.peek()
         what = f"{found.task}[{found.id}]" if found else ("unreadable" if self.problem else "message")
-        return (
-            f"<{type(self).__name__} {self.tag!r} of {self.queue!r}: {what}, {self.settled or 'unsettled'}>"
-        )
+        return f"<{type(self).__name__} {self.tag!r} of {self.queue!r}: {what}, {self.settled or 'unsettled'}>"

@@ -16,7 +16,7 @@ from kombu.utils.imports import symbol_by_name
 if TYPE_CHECKING:
     from celery_clone.transport.protocols import MessageSource, Publisher
 
-__all__ = ("PUBLISHERS", "SOURCES", "open_publisher", "open_source")
+__all__ = ("PUBLISHERS", "SOURCES", "load", "open_publisher", "open_source")
 
 # ``sqlite://`` is the embedded broker, whatever kombu may have under that name.
 kombu.transport.TRANSPORT_ALIASES["sqlite"] = "celery_clone.transport.sqlite:Transport"
@@ -105,14 +105,21 @@ def open_source(
     return source
 
 
+def load(connection: Any) -> None:
+    """Import what :func:`open_source` and :func:`open_publisher` will need for *connection*.
+
+    A worker does so before it makes its processes, which then share the memory of it.
+    """
+    symbol_by_name(chosen(SOURCES, connection, ANY_SOURCE).name)
+    symbol_by_name(chosen(PUBLISHERS, connection, ANY_PUBLISHER))
+
+
 def open_publisher(pool: Any) -> Publisher:
     """The publisher over *pool*, a pool of kombu producers (``app.amqp.producer_pool``).
 
     Nothing is connected before the first publish.
     """
-    publisher: Publisher = symbol_by_name(chosen(PUBLISHERS, pool.connections.connection, ANY_PUBLISHER))(
-        pool
-    )
+    publisher: Publisher = symbol_by_name(chosen(PUBLISHERS, pool.connections.connection, ANY_PUBLISHER))(pool)
     return publisher
 
 

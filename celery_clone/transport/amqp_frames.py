@@ -126,9 +126,7 @@ def pump(connection: Any, tap: FrameTap) -> bool:
             break
         if buffer[end - 1] != FRAME_END:
             transport.connected = False
-            raise RecoverableConnectionError(
-                f"A frame of the broker ends with {buffer[end - 1]:#x}, not 0xce."
-            )
+            raise RecoverableConnectionError(f"A frame of the broker ends with {buffer[end - 1]:#x}, not 0xce.")
         payload = buffer[start + 7 : end - 1]
         start = end
         read += 1

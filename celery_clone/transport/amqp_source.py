@@ -80,7 +80,7 @@ class AmqpSource:
         self._acks: set[int] = set()
         self._hub: Any = None
         self._ready: Callable[[], None] | None = None
-        self._quiet = self._closed = False
+        self._told = self._quiet = self._closed = False
 
     # -- consuming ------------------------------------------------------------------------------------
 
@@ -176,6 +176,15 @@ class AmqpSource:
                 facts=facts,
             )
         )
+        if not self._pumps and self._hub is not None and not self._told:
+            # py-amqp is reading (TLS): whoever is told now would read inside of that.
+            self._told = True
+            self._hub.call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._told = False
+        if self._ready is not None:
+            self._ready()
 
     def take(self, credit: int, timeout: float = 0.0) -> Sequence[Delivery]:
         """Send acknowledgements, and give what the broker has pushed, at most *credit* deliveries."""
