@@ -8,6 +8,7 @@ since ``threading`` is theirs once it was patched.  It may not know how a store 
 
 from __future__ import annotations
 
+import select
 import time
 import weakref
 from collections import deque
@@ -312,7 +313,7 @@ class AsyncBackendMixin:
         wanted: list[str] = []
         for result in results:
             with pending.lock:
-                kept = self._pending_messages.take(result.id, None) if self.keeps_unexpected else None
+                kept = self._take_kept(result.id) if self.keeps_unexpected else None
                 if kept is None:
                     pending.add(result, weak=weak, bucket=bucket)
                     wanted.append(result.id)
@@ -328,6 +329,14 @@ class AsyncBackendMixin:
                 for result in results:
                     pending.remove(result, bucket)
                 raise
+
+    def _take_kept(self, task_id: str) -> Meta | None:
+        """A result that came before anybody waited for it."""
+        kept = self._pending_messages
+        meta: Meta | None = kept.take(task_id, None)
+        if not kept.get(task_id, True):
+            del kept[task_id]  # an empty buffer
+        return meta
 
     def _let_go_of_abandoned(self) -> None:
         if self._pending_results.abandoned:
@@ -588,3 +597,107 @@ class BaseResultConsumer:
             result._maybe_set_cache(meta)
             if bucket is not None:
                 bucket.append(result)
+
+
+class ReconnectingConsumer(BaseResultConsumer):
+    """A consumer that owns its connection and makes it again while somebody waits.
+
+    A subclass defines :meth:`_connect`, :meth:`_disconnect` and :meth:`_read_there`, and names the
+    :attr:`_connection_errors`.  Its lock is held to write and to read what is there already, never
+    while waiting.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin without a connection, without closing one that may be there."""
+        self._lock = RLock()
+        self._connection: Any = None
+        self._failures = 0
+
+    def on_after_fork(self) -> None:
+        """Let go of the parent's connection."""
+        self._forget()
+
+    def _connect(self) -> None:
+        """Connect and subscribe; called with the lock held."""
+        raise NotImplementedError(f"{type(self).__name__} must define _connect().")
+
+    def _disconnect(self) -> None:
+        """Close the connection if there is one; called with the lock held."""
+        raise NotImplementedError(f"{type(self).__name__} must define _disconnect().")
+
+    def _read_there(self) -> list[Meta] | None:
+        """The states that have arrived; ``None`` if nothing was heard."""
+        raise NotImplementedError(f"{type(self).__name__} must define _read_there().")
+
+    def _wait_readable(self, connection: Any, timeout: float) -> bool:
+        """Wait until something can be read; called without the lock."""
+        raise NotImplementedError(f"{type(self).__name__} must define _wait_readable().")
+
+    def _on_silence(self) -> None:
+        """Nothing came in the time that was given."""
+
+    def _lost(self, exc: BaseException) -> None:
+        """The connection does not work; called with the lock held."""
+        self._failures += 1
+        most = self.backend.retry_policy.get("max_retries") or "Inf"
+        logger.error("Connection to the result store lost: Retry (%s/%s) after %r.", self._failures, most, exc)
+        self._disconnect()
+
+    def _reconnected(self) -> bool:
+        """Connect if need be; :exc:`RuntimeError` after too many failures in a row."""
+        if self._connection is not None:
+            return True
+        try:
+            self._connect()
+        except self._connection_errors as exc:
+            self._lost(exc)
+            most = self.backend.retry_policy.get("max_retries")
+            if most and self._failures > most:
+                self._failures = 0
+                logger.critical(E_RETRY_LIMIT_EXCEEDED)
+                raise RuntimeError(E_RETRY_LIMIT_EXCEEDED) from exc
+            return False
+        self._failures = 0
+        return True
+
+    def _pause(self, timeout: float) -> None:
+        """Wait before the next attempt to connect."""
+        policy = self.backend.retry_policy
+        pause = policy.get("interval_start", 0) + policy.get("interval_step", 1) * (self._failures - 1)
+        time.sleep(max(0.0, min(pause, policy.get("interval_max", 1), timeout)))
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Read what came, waiting at most *timeout* seconds for it."""
+        timeout = 1.0 if timeout is None else timeout
+        with self._lock:
+            there = self._reconnected()
+            connection = self._connection
+        if not there:
+            self._pause(timeout)
+            return
+        metas = self._read_there()
+        if metas is None and self._wait_readable(connection, timeout):
+            metas = self._read_there()
+        for meta in metas or ():
+            self.on_state_change(meta, None)
+        if metas is None:
+            self._on_silence()
+
+
+def wait_readable(descriptors: Sequence[Any], timeout: float) -> bool:
+    """Wait until one of these sockets can be read; true as well if one was closed meanwhile."""
+    try:
+        # Looked up for each call: gevent and eventlet put their own in its place, or take it away.
+        make_poll = getattr(select, "poll", None)
+        if make_poll is None:
+            return bool(select.select(descriptors, (), (), timeout)[0])
+        poll = make_poll()
+        for descriptor in descriptors:
+            poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+    except (AttributeError, OSError, TypeError, ValueError):
+        return True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_clone._state import get_current_task
+from celery_clone._state import get_current_task, task_join_will_block
 
 from .backend import (
     COMPRESSED_PAYLOAD_MAGIC,
@@ -41,6 +41,7 @@ __all__ = (
     "compress_payload",
     "decompress_payload",
     "get_current_task",
+    "task_join_will_block",
     "unpickle_backend",
 )
 

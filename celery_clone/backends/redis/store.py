@@ -33,7 +33,7 @@ from celery_clone.utils.time import humanize_seconds
 
 from . import parameters
 from .scripts import CHORD_DONE, CHORD_PART, SCRIPTS, STORE
-from .waiting import E_LOST, ResultConsumer
+from .waiting import ResultConsumer
 
 __all__ = ("RedisBackend",)
 
@@ -45,6 +45,8 @@ worker that died with the claim is followed by who runs or buries the same membe
 
 DONE_S = 2 * 3600
 """How long a chord that is over is remembered: members may be delivered again until then."""
+
+E_LOST = "Connection to Redis lost: Retry (%s/%s) %s."
 
 W_DECODE_RESPONSES = (
     "The Redis result backend is configured with decode_responses enabled. The result_compression setting "

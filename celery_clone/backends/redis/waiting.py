@@ -5,8 +5,6 @@ Made by ``RedisBackend`` for itself.  It may not store anything.
 
 from __future__ import annotations
 
-import select
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from celery_clone import states
-from celery_clone.backends.asynchronous import E_RETRY_LIMIT_EXCEEDED, BaseResultConsumer
+from celery_clone.backends.asynchronous import ReconnectingConsumer, wait_readable
 from celery_clone.transport.redis_layout import pack
 from celery_clone.utils.log import get_logger
 
@@ -31,24 +29,8 @@ PING_EVERY_S = 15.0
 PUBSUB_SLICE = 1000
 """Channels in one command, so that the server is not kept busy by one client."""
 
-E_LOST = "Connection to Redis lost: Retry (%s/%s) %s."
 
-
-def wait_readable(connection: Any, timeout: float) -> bool:
-    """Wait for the socket of *connection*; true as well if it was closed meanwhile."""
-    try:
-        # Looked up for each call: gevent and eventlet put their own in its place, or take it away.
-        poll = getattr(select, "poll", None)
-        if poll is None:
-            return bool(select.select((connection._sock,), (), (), timeout)[0])
-        poller = poll()
-        poller.register(connection._sock, select.POLLIN)
-        return bool(poller.poll(timeout * 1000))
-    except (AttributeError, OSError, TypeError, ValueError):
-        return True
-
-
-class ResultConsumer(BaseResultConsumer):
+class ResultConsumer(ReconnectingConsumer):
     """Reads the one connection of a process that is subscribed to the results that are waited for.
 
     A result is subscribed to when somebody waits for it, read once the subscription is known to
@@ -61,20 +43,13 @@ class ResultConsumer(BaseResultConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._connection_errors = self.backend.connection_errors
-        self._forget()
 
     def _forget(self) -> None:
-        self._lock = threading.RLock()
-        self._connection: Any = None
-        self._failures = 0
+        super()._forget()
         self._heard_at = 0.0
         self._pinged = False
         self.subscribed_to: dict[bytes, str] = {}
         self._unread: dict[bytes, str] = {}
-
-    def on_after_fork(self) -> None:
-        """Let go of the parent's connection: closing it here would end its subscriptions."""
-        self._forget()
 
     def start(self, initial_task_id: str, **kwargs: Any) -> None:
         """Connect, and subscribe to the result of this task."""
@@ -133,7 +108,7 @@ class ResultConsumer(BaseResultConsumer):
     def _connect(self) -> None:
         connection = self.backend._new_connection()
         connection.connect()
-        self._connection, self._failures = connection, 0
+        self._connection = connection
         self._heard_at, self._pinged = time.monotonic(), False
         if self.subscribed_to:
             self._tell("SUBSCRIBE", list(self.subscribed_to))
@@ -142,52 +117,10 @@ class ResultConsumer(BaseResultConsumer):
         packed = [pack(command, *keys[start : start + PUBSUB_SLICE]) for start in range(0, len(keys), PUBSUB_SLICE)]
         self._connection.send_packed_command(packed, check_health=False)
 
-    def _lost(self, exc: BaseException) -> None:
-        self._failures += 1
-        most = self.backend.retry_policy.get("max_retries")
-        logger.error(E_LOST, self._failures, most or "Inf", f"after {exc!r}")
-        self._disconnect()
-
     # -- reading
 
-    def drain_events(self, timeout: float | None = None) -> None:
-        """Read what came, waiting at most *timeout* seconds for it."""
-        timeout = 1.0 if timeout is None else timeout
-        with self._lock:
-            connection = self._connection
-            if connection is None and not self._reconnected():
-                connection = None
-            else:
-                connection = self._connection
-        if connection is None:
-            self._pause(timeout)
-            return
-        metas = self._read_there()
-        if metas is None and wait_readable(connection, timeout):
-            metas = self._read_there()
-        for meta in metas or ():
-            self.on_state_change(meta, None)
-        if metas is None:
-            self._test_silent_connection()
-
-    def _reconnected(self) -> bool:
-        """Connect; after too many failures in a row raise."""
-        try:
-            self._connect()
-        except self._connection_errors as exc:
-            self._lost(exc)
-            most = self.backend.retry_policy.get("max_retries")
-            if most and self._failures > most:
-                self._failures = 0
-                logger.critical(E_RETRY_LIMIT_EXCEEDED)
-                raise RuntimeError(E_RETRY_LIMIT_EXCEEDED) from exc
-            return False
-        return True
-
-    def _pause(self, timeout: float) -> None:
-        policy = self.backend.retry_policy
-        pause = policy.get("interval_start", 0) + policy.get("interval_step", 1) * (self._failures - 1)
-        time.sleep(max(0.0, min(pause, policy.get("interval_max", 1), timeout)))
+    def _wait_readable(self, connection: Any, timeout: float) -> bool:
+        return wait_readable((connection._sock,), timeout)
 
     def _read_there(self) -> list[Any] | None:
         """The states that have arrived; ``None`` if nothing has."""
@@ -256,7 +189,7 @@ class ResultConsumer(BaseResultConsumer):
                 over.append(key)
         self._unsubscribe(over)
 
-    def _test_silent_connection(self) -> None:
+    def _on_silence(self) -> None:
         """A peer that vanished without a word is noticed by its not answering."""
         with self._lock:
             connection = self._connection
