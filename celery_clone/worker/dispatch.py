@@ -22,7 +22,6 @@ from celery_clone.app.trace import LOG_RECEIVED
 from celery_clone.exceptions import (
     InvalidTaskError,
     NotRegistered,
-    Terminated,
     TimeLimitExceeded,
     WorkerLostError,
 )
@@ -786,20 +785,9 @@ class Dispatcher:
         task = flight.plan.task
         context = flight.request._context
         reason = "terminated" if terminated else "expired" if expired else "revoked"
-        name = None if signum is None else process_signals.Signals(signum).name
+        store = not task.ignore_result or bool(task.store_errors_even_if_ignored)
         try:
-            if terminated:
-                task.backend.mark_as_failure(
-                    flight.id,
-                    Terminated(signum),
-                    request=context,
-                    state=states.REVOKED,
-                    store_result=not task.ignore_result,
-                )
-            else:
-                task.backend.mark_as_revoked(
-                    flight.id, reason, request=context, store_result=not task.ignore_result
-                )
+            task.backend.mark_as_revoked(flight.id, reason, request=context, store_result=store)
         except Exception as exc:
             request_logger.exception(
                 "Task %s[%s] was %s, which could not be stored: %r", flight.name, flight.id, reason, exc
@@ -807,7 +795,7 @@ class Dispatcher:
         signals.task_revoked.send(
             sender=task, request=context, terminated=terminated, signum=signum, expired=expired
         )
-        self._event(flight, "task-revoked", terminated=terminated, signum=name, expired=expired)
+        self._event(flight, "task-revoked", terminated=terminated, signum=signum, expired=expired)
 
     def refuse_unknown(self, delivery: Delivery, name: str, task_id: str) -> None:
         """A message of a task that nobody here knows: say so, keep it, tell the caller."""
