@@ -7,6 +7,7 @@ worker and ends it.
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import socket
 from typing import Any
@@ -16,7 +17,7 @@ from kombu.asynchronous import get_event_loop, set_event_loop
 from kombu.asynchronous.semaphore import DummyLock, LaxBoundedSemaphore
 from kombu.asynchronous.timer import Timer as HubTimer
 
-from celery_clone import bootsteps
+from celery_clone import bootsteps, transport
 from celery_clone._state import _set_task_join_will_block
 from celery_clone.app.runner import TaskRunner
 from celery_clone.exceptions import ImproperlyConfigured
@@ -177,6 +178,11 @@ class Pool(bootsteps.StartStopStep):
         return pool
 
     def start(self, w: Any) -> None:
+        # What is imported now is shared by all processes; what each imports later is its own.
+        transport.load(w._conninfo)
+        w.app.finalize()
+        if w.app.backend is not None:
+            gc.collect()
         w.pool.bind(TaskRunner(w.app, w.hostname), w.on_pool_reports)
         w.pool.start()
         if w.hub is not None:

@@ -188,19 +188,16 @@ class _Sentinel:
 
 @contextmanager
 def ready_to_fork() -> Iterator[set[signal.Signals]]:
-    """Keep signals from a child that cannot handle them yet, and its collector from our objects.
+    """Keep signals from a child that cannot handle them yet, and collections from its birth.
 
-    Yields the mask of signals that was in force.  Objects that are alive now are left out of collections
-    of the child, so that the memory they are in stays shared.
+    Yields the mask of signals that was in force.
     """
     collecting = gc.isenabled()
     gc.disable()
-    gc.freeze()
     mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, FORK_MASK))
     try:
         yield {signal.Signals(number) for number in mask}
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        gc.unfreeze()
         if collecting:
             gc.enable()
