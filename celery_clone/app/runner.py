@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import pickle
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from celery_clone.exceptions import InvalidTaskError, Reject
+from celery_clone.exceptions import InvalidTaskError, Reject, WorkerLostError
+from celery_clone.execution.context import Context
 from celery_clone.execution.outcome import Outcome
 from celery_clone.message import codec, protocol
 from celery_clone.message.envelope import Envelope, Parts
@@ -84,9 +85,10 @@ class TaskRunner:
         """Store what waits; the process ends."""
         self.flush()
 
-    def __call__(self, job: Job) -> Ended | Unfit | Returned:
-        """Run one job."""
+    def __call__(self, job: Job, begin: Callable[[], None]) -> Ended | Unfit | Returned:
+        """Run one job.  *begin* is called when nothing but the task itself is left to do."""
         if job.call is not None:
+            begin()
             return Returned(job.seq, run_call(job.call))
         try:
             parts = (
@@ -106,12 +108,13 @@ class TaskRunner:
             return Unfit(
                 job.seq, "unknown", f"{headers['task']!r} is not registered in the process that runs tasks."
             )
-        return Ended(job.seq, self._run(task, job, parts, headers, args, kwargs, embed).pack())
+        return Ended(job.seq, self._run(task, job, begin, parts, headers, args, kwargs, embed).pack())
 
     def _run(
         self,
         task: Any,
         job: Job,
+        begin: Callable[[], None],
         parts: Parts,
         headers: dict[str, Any],
         args: Any,
@@ -141,10 +144,17 @@ class TaskRunner:
         }
         if task.__trace__ is None:
             task.__trace__ = trace.build_tracer(task.name, task, hostname=self.hostname, app=task.app)
+        begin()
         try:
             return trace.outcome_of(task.__trace__(task_id, args, kwargs, request))
         except Reject as exc:
             return Outcome(REJECTED, saferepr(exc), requeue=bool(exc.requeue))
+        except (SystemExit, KeyboardInterrupt) as exc:
+            # The process ends with it, and nobody else would tell who waits for the result.
+            lost = WorkerLostError(f"Worker exited prematurely: the task raised {exc!r}.")
+            task.backend.mark_as_failure(task_id, lost, request=Context({**request, "args": args, "kwargs": kwargs}))
+            self.flush()
+            raise
         except Exception as exc:
             logger.exception("Task %s[%s]: its result could not be handled: %r", task.name, task_id, exc)
             return Outcome(FAILURE, saferepr(exc))

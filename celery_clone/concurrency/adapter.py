@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -43,8 +44,10 @@ FINAL = (Ended, Unfit, Returned, Lost)
 class _Bound:
     """A runner, made ready in each process that uses it, and flushed by one thread at a time."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, on_begin: Callable[[Job], None]) -> None:
         self.runner = runner
+        self.on_begin = on_begin
+        self.home = os.getpid()
         self.pid = 0
         self.lock = threading.Lock()
 
@@ -58,7 +61,7 @@ class _Bound:
         self.prepare()
         report: Report
         try:
-            report = self.runner(job)
+            report = self.runner(job, partial(self._begin, job))
         except Exception as exc:
             logger.exception("Task %r could not be run", job.task)
             detail = f"{exc!r} left the runner, so it is unknown how far the task was."
@@ -69,6 +72,11 @@ class _Bound:
             logger.exception("The result of task %r could not be stored", job.task)
             report = Lost(job.seq, os.getpid(), None)
         return report
+
+    def _begin(self, job: Job) -> None:
+        # From another process nothing can be told: there the pool's own word, given a little earlier, has to do.
+        if os.getpid() == self.home:
+            self.on_begin(job)
 
     def flush(self) -> None:
         # Under the lock: a report may not overtake its result, which another thread is just storing.
@@ -118,7 +126,7 @@ class JobsByCalls:
     def bind(self, runner: Runner, tell: Callable[[Sequence[Report]], None]) -> None:
         """What runs the jobs, and who is told of them.  Before ``start``."""
         self._jobs_number = id(self)
-        _bound[self._jobs_number] = _Bound(runner)
+        _bound[self._jobs_number] = _Bound(runner, self._on_begun)
         self._jobs_tell = tell
         self._jobs_inbox = Inbox(tell, direct=self.is_green, work=self._run_one if self.runs_here else None)
         self._jobs_waiting: deque[tuple[Job, tuple[float | None, float | None]]] = deque()
@@ -221,7 +229,14 @@ class JobsByCalls:
         return True
 
     def _on_accepted(self, job: Job, pid: int, at: float) -> None:
-        if job.seq not in self._jobs_handed:
+        if pid != os.getpid():
+            self._note_begin(job, pid, at)
+
+    def _on_begun(self, job: Job) -> None:
+        self._note_begin(job, os.getpid(), time.monotonic())
+
+    def _note_begin(self, job: Job, pid: int, at: float) -> None:
+        if job.seq not in self._jobs_handed or job.seq in self._jobs_running:
             return
         self._jobs_running[job.seq] = (pid, at)
         if job.flags & TELL_BEGIN and self._jobs_inbox is not None:

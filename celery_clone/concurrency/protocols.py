@@ -25,8 +25,12 @@ class Runner(Protocol):
     def prepare(self) -> None:
         """Make this process ready to run tasks (after the fork, before the first job)."""
 
-    def __call__(self, job: Job) -> Ended | Unfit | Returned:
-        """Run one job.  Results of tasks known to be short may still be unsent when it returns."""
+    def __call__(self, job: Job, begin: Callable[[], None]) -> Ended | Unfit | Returned:
+        """Run one job.  Results of tasks known to be short may still be unsent when it returns.
+
+        *begin* is called once, when the message is understood and the task is the next thing to run:
+        from then on the job counts as begun.  A job that turns out unfit before has left no trace.
+        """
 
     @property
     def unsent(self) -> bool:

@@ -201,6 +201,7 @@ class Child(Worker):
         self.pending: list[Report] = []
         self.oldest_ns = 0
         self.running = NOBODY
+        self.flags = 0
         self.completed = 0
         self.terminated = 0
         self.shielded = False
@@ -326,21 +327,27 @@ class Child(Worker):
                 raise SystemExit(EX_OK)
 
     def _work(self, seq: int, flags: int) -> None:
-        pending, slot = self.pending, self.slot
-        now_ns = time.monotonic_ns()
-        if pending and (
-            len(pending) >= HOLDS or not flags & MAY_WAIT or now_ns - self.oldest_ns > BATCH_AGE_NS
-        ):
-            self.settle()
-            now_ns = time.monotonic_ns()
-        slot.begin(seq, now_ns)
+        pending = self.pending
         if pending:
-            self.guard.wake()
-        if flags & TELL_BEGIN:
-            self._send([Began(seq, self.pid, now_ns / 1e9)])
+            late = time.monotonic_ns() - self.oldest_ns > BATCH_AGE_NS
+            if late or len(pending) >= HOLDS or not flags & MAY_WAIT:
+                self.settle()
+            else:
+                self.guard.wake()
+        self.flags = flags
         leave_by = self._run(seq)
         self.completed += 1
         self._check_life(leave_by)
+
+    def _begin(self) -> None:
+        """The job that was taken is understood, and its run begins: from here on it can be lost."""
+        now_ns = time.monotonic_ns()
+        seq = self.slot.claim().seq
+        self.slot.begin(seq, now_ns)
+        if self.flags & TELL_BEGIN:
+            self._send([Began(seq, self.pid, now_ns / 1e9)])
+        # Last, because what it allows, being interrupted by a soft limit, must not cut that report in half.
+        self.running = seq
 
     def _run(self, seq: int) -> BaseException | None:
         """Run the job and note its report.  Returns what ends this process, if the job raised that."""
@@ -348,16 +355,16 @@ class Child(Worker):
         job: Job | None = None
         leave_by: BaseException | None = None
         try:
-            self.running = seq
             job = self.intake.job()
             if self.terminated:
                 raise SystemExit(EX_FAILURE)  # as if the signal had come a moment later
             if job.call is not None:
+                self._begin()
                 report = run_call(job)
             elif self.runner is None:
                 report = Unfit(seq, "no-runner", "The pool was started without a runner: for calls only.")
             else:
-                report = self.runner(job)
+                report = self.runner(job, self._begin)
             self.running = NOBODY
         except BaseException as exc:
             self.running = NOBODY

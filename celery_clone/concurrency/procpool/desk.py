@@ -33,10 +33,12 @@ class Passage(enum.Enum):
 class Order:
     """A job handed to the pool and not yet reported."""
 
-    __slots__ = ("job", "limits")
+    __slots__ = ("deaths", "job", "limits")
 
     def __init__(self, job: Job, limits: Limits) -> None:
         self.job, self.limits = job, limits
+        self.deaths = 0
+        """Children that died with it before its run had begun."""
 
 
 class Desk:
@@ -71,6 +73,7 @@ class Desk:
         if self._finished:
             self.orders.pop(seq, None)
         elif seq in self.orders:
+            self.orders[seq].deaths += 1
             self._drop_packet()
             self._waiting.appendleft(seq)
 

@@ -6,7 +6,7 @@ nothing here waits for a child without a bound.  It does not know what a job mea
 
 Three facts decide what became of a job: its report, its child's slot, and whether its packet can still be
 taken back from the feed.  A job that had begun in a child that died is lost, and told so; one that had not
-begun is handed over again.
+begun is handed over again, unless reading it is what children die of.
 """
 
 from __future__ import annotations
@@ -53,6 +53,9 @@ GONE_SILENT = 1.0
 
 SECOND_LOOKS = (0.02, 0.2, 1.0)
 """When to look again for a job that nobody admits to have: seconds after the death of a child."""
+
+DEADLY = 2
+"""A job whose message kills children is given out again so many times, then it is lost."""
 
 SHORT_OF_RESOURCES = 0.05
 LEAVE_GRACE = 10.0
@@ -531,10 +534,14 @@ class ProcessPool:
         if claim.began_at is not None or claim.seq == member.doomed:
             lost.append(claim.seq)
         lost = [seq for seq in lost if self._lose(seq, member.pid, code)]
-        for seq in {claim.seq, self._desk.feed.drop(member.key)}:
-            if seq is not None:
-                self._desk.put_back(seq)  # unless it is among the lost
-        fruitless = not ready or not (clean or lost or member.done or time.monotonic() - member.born > YOUNG)
+        taken = self._desk.orders.keys() & {claim.seq, self._desk.feed.drop(member.key)}
+        for seq in taken:
+            if self._desk.orders[seq].deaths < DEADLY:
+                self._desk.put_back(seq)
+            else:
+                self._lose(seq, member.pid, code)
+        useful = clean or lost or taken or member.done or time.monotonic() - member.born > YOUNG
+        fruitless = not ready or not useful
         member.close()
         status = f"Process {member.name!r} pid:{member.pid!r} exited with {human_status(code)!r}"
         if not clean and not member.expected and not fruitless:

@@ -45,9 +45,14 @@ class Actor:
     def finish(self) -> None:
         assert not self.lines
 
-    def __call__(self, job: frames.Job) -> Any:
-        append(self.begun, f"{job.seq}\n")
+    def __call__(self, job: frames.Job, begin: Callable[[], None]) -> Any:
         what, _, argument = job.task.partition(":")
+        if what == "refuse":
+            return frames.Unfit(job.seq, "undecodable", argument)
+        if what == "read":
+            self.read(argument)
+        begin()
+        append(self.begun, f"{job.seq}\n")
         value = getattr(self, what)(argument, job)
         with self.lock:
             self.lines.append(f"{job.seq}\n")
@@ -55,6 +60,15 @@ class Actor:
 
     def echo(self, argument: str, job: frames.Job) -> str:
         return argument
+
+    def read(self, argument: str, job: frames.Job | None = None) -> str:
+        """Before the run begins: die as often as the file *argument* says, then read on."""
+        path = Path(argument)
+        left = int(path.read_text())
+        if left:
+            path.write_text(str(left - 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "read"
 
     def size(self, argument: str, job: frames.Job) -> str:
         assert job.raw is not None

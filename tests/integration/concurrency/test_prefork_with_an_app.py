@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ class Witness:
     def finish(self) -> None:
         pass
 
-    def __call__(self, job: Job) -> Ended:
+    def __call__(self, job: Job, begin: Callable[[], None]) -> Ended:
+        begin()
         found = {
             "pid": os.getpid(),
             "current": get_current_app() is self.app,

@@ -304,6 +304,37 @@ def test_children_killed_while_they_read_lose_only_what_had_begun(bench):
     assert kills > 20
 
 
+def test_a_job_whose_child_dies_before_its_run_began_is_run_by_another_one(bench, shared, tmp_path):
+    one = bench(1, shared=shared)
+    deaths = tmp_path / "deaths"
+    deaths.write_text("2")
+    seqs = one.submit(f"read:{deaths}", "echo:x", flags=TELL_BEGIN)
+    one.ended(seqs)
+    assert [one.value(seq) for seq in seqs] == ["read", "x"]
+    assert sorted(one.runs()) == seqs
+    assert sorted(report.seq for report in one.reports if isinstance(report, Began)) == seqs
+
+
+def test_a_job_that_kills_every_child_which_reads_it_is_given_up(bench, shared, tmp_path):
+    one = bench(1, shared=shared)
+    deaths = tmp_path / "deaths"
+    deaths.write_text("1000")
+    seqs = one.submit(f"read:{deaths}", "echo:x")
+    one.ended(seqs)
+    assert isinstance(one.final(seqs[0]), Lost)
+    assert one.value(seqs[1]) == "x"
+    assert deaths.read_text() == "997"
+    assert one.runs() == [seqs[1]]
+
+
+def test_a_job_that_cannot_be_understood_never_began(bench):
+    one = bench(1)
+    (seq,) = one.submit("refuse:why", flags=TELL_BEGIN)
+    one.ended([seq])
+    assert one.reports == [Unfit(seq, "undecodable", "why")]
+    assert one.pool.begun() == {}
+
+
 def test_the_soft_limit_can_be_raised_by_hand(bench):
     one = bench(1)
     seqs = one.submit("sleep:30", "echo:x")

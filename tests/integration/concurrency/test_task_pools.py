@@ -22,7 +22,7 @@ from kombu.asynchronous import Hub, set_event_loop
 from celery_clone.concurrency import get_implementation
 from celery_clone.concurrency.base import BasePool
 from celery_clone.concurrency.prefork import TaskPool
-from celery_clone.message.frames import TELL_BEGIN, Began, Ended, Job, Lost, Overtime
+from celery_clone.message.frames import TELL_BEGIN, Began, Ended, Job, Lost, Overtime, Unfit
 from tests.support.processes import is_alive
 from tests.support.wait import wait_until
 
@@ -257,8 +257,11 @@ class Runner:
     def finish(self) -> None:
         self.finished += 1
 
-    def __call__(self, job: Job) -> Any:
+    def __call__(self, job: Job, begin: Callable[[], None]) -> Any:
         what, _, argument = job.task.partition(":")
+        if what == "refuse":
+            return Unfit(job.seq, "undecodable", argument)
+        begin()
         if what == "sleep":
             time.sleep(float(argument))
         elif what == "exit":
@@ -369,6 +372,12 @@ def test_every_pool_tells_a_begin_before_the_end(driven):
     assert isinstance(began, Began)
     assert isinstance(ended, Ended)
     assert time.monotonic() - began.at < 10
+
+
+def test_every_pool_tells_no_begin_of_what_the_runner_cannot_understand(driven):
+    driven.pool.submit([Job(7, "refuse:why", flags=TELL_BEGIN)])
+    driven.until(lambda: driven.finals())
+    assert driven.reports == [Unfit(7, "undecodable", "why")]
 
 
 def test_every_pool_gives_back_what_has_not_begun(driven):

@@ -102,7 +102,7 @@ class QueueRunner:
                     message.content_type,
                     message.content_encoding,
                 )
-                self._run(Job(len(self.names), message.headers["task"], parts=parts, facts={}))
+                self._run(Job(len(self.names), message.headers["task"], parts=parts, facts={}), lambda: None)
 
 
 def app_with_a_queue_of_its_own(name: str) -> Celery:

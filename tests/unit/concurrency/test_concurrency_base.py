@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -109,7 +110,8 @@ class Runner:
     def finish(self) -> None:
         self.calls.append("finish")
 
-    def __call__(self, job: Job) -> Any:
+    def __call__(self, job: Job, begin: Callable[[], None]) -> Any:
+        begin()
         self.calls.append(job.task)
         if job.task == "boom":
             raise ValueError("boom")
