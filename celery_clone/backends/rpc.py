@@ -109,14 +109,20 @@ class ResultConsumer(ReconnectingConsumer):
             self._disconnect()
 
     def close(self) -> None:
-        """The process ends: remove the queues, since nobody else can use them.  Waits for nothing."""
+        """The process ends: remove the queues, since nobody else can use them.  Does not wait for long."""
         if not self._lock.acquire(timeout=CLOSE_TIMEOUT_S):
             return
         try:
             if self._connection is not None and self._connection.connected:
-                channel = self._connection.default_channel
-                for name in self._queues:
-                    channel.queue_delete(name, nowait=True)
+                channel, socket = self._connection.default_channel, socket_of(self._connection)
+                unanswered = {} if socket is None else {"nowait": True}
+                if socket is not None:
+                    socket.settimeout(CLOSE_TIMEOUT_S)
+                for name, tag in list(self._consumer._active_tags.items()):
+                    channel.basic_cancel(tag, **unanswered)
+                    channel.queue_delete(name, **unanswered)
+                # In good order: the broker would not read on after a socket that breaks.
+                self._connection.release()
         except self._connection_errors as exc:
             logger.debug("Reply queues are left to expire: %r", exc)
         finally:
