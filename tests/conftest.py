@@ -217,6 +217,30 @@ def _own_processes() -> list[int]:
 
 
 @pytest.fixture(autouse=True)
+def modules_stay_the_same_objects() -> Iterator[None]:
+    """A test that throws modules out or puts others in changes no class for the tests after it."""
+    before = {name: module for name, module in sys.modules.items() if name.startswith("celery_clone")}
+    yield
+    for name, module in before.items():
+        if sys.modules.get(name) is module:
+            continue
+        sys.modules[name] = module
+        parent, _, last = name.rpartition(".")
+        if parent in before:
+            setattr(before[parent], last, module)
+
+
+@pytest.fixture(autouse=True)
+def the_memory_broker_is_empty() -> Iterator[None]:
+    """kombu keeps the queues of ``memory://`` for the life of the process; here they live for one test."""
+    yield
+    memory = sys.modules.get("kombu.transport.memory")
+    if memory is not None:
+        memory.Transport.global_state.clear()
+        memory.Channel.queues.clear()
+
+
+@pytest.fixture(autouse=True)
 def process_signals_stay_as_they_were() -> Iterator[None]:
     """A test that installs signal handlers leaves none behind."""
     watched = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
