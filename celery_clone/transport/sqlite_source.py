@@ -359,6 +359,8 @@ class SqlitePublisher:
         with self._lock:
             connection, self._connection = self._connection, None
             if connection is not None and self._process == os.getpid():
+                # kombu closes only what it has connected, and we may have got along without.
+                connection.transport.broker.database.close()
                 connection.release()
 
     def _publish(self, batch: Sequence[tuple[TaskMessage, Destination, SendOptions]]) -> None:

@@ -111,11 +111,9 @@ class Transport(KombuTransport):
             finally:
                 self.broker.database.close()
 
-    def _collect(self, connection: Transport) -> None:
-        """Drop the connection without talking to the file (kombu calls this after a fork)."""
-        self.channels.clear()
-        self._avail_channels.clear()
-        self._callbacks.clear()
+    def _collect(self, connection: Transport | None) -> None:
+        """As :meth:`close_connection`; kombu asks for it after a fork, where nothing of the parent's is touched."""
+        self.close_connection(self)
 
     # -- consuming
 

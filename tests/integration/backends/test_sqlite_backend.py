@@ -83,6 +83,8 @@ def make_app(sqlite_url: str) -> Iterator[Callable[..., Celery]]:
     yield make
     for app in made:
         app.backend.close()
+        if app.amqp._publisher is not None:
+            app.amqp._publisher.close()
         app.close()
 
 

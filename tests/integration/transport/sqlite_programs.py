@@ -145,10 +145,12 @@ def mailbox(url: str, name: str) -> None:
 
 def write_as_nobody(url: str) -> None:
     """Try to publish without being root; say the error."""
+    connection = Connection(url)
+    _ = connection.transport  # loads what nobody may not read
     os.setgid(65534)
     os.setuid(65534)
     try:
-        with Connection(url) as connection:
+        with connection:
             Producer(connection.default_channel).publish("x", routing_key="tasks")
     except Exception as error:
         say(type(error).__name__, error)

@@ -70,6 +70,7 @@ def run(sqlite_url: str) -> Iterator[Callable[..., Program]]:
 def connection(sqlite_url: str) -> Iterator[Connection]:
     options = {"lease": LEASE_S, "visibility_timeout": 30.0}
     with Connection(sqlite_url, transport_options=options) as connection:
+        connection.connect()
         yield connection
 
 

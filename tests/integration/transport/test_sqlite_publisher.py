@@ -45,6 +45,7 @@ def publisher(sqlite_url: str) -> Iterator[SqlitePublisher]:
 @pytest.fixture
 def reader(sqlite_url: str) -> Iterator[Connection]:
     with Connection(sqlite_url) as connection:
+        connection.connect()
         yield connection
 
 

@@ -27,6 +27,7 @@ TO_TASKS = Destination("", "tasks", (TASKS,))
 @pytest.fixture
 def connection(sqlite_url: str) -> Iterator[Connection]:
     with Connection(sqlite_url) as connection:
+        connection.connect()
         yield connection
 
 
@@ -37,6 +38,7 @@ def open_source(sqlite_url: str) -> Iterator[Callable[..., SqliteSource]]:
 
     def open_one(**options: Any) -> SqliteSource:
         connection = Connection(sqlite_url)
+        connection.connect()
         source = celery_clone.transport.open_source(connection, accept=["json"], **options)
         assert isinstance(source, SqliteSource)
         source.set_queues([TASKS])
