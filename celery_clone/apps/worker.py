@@ -12,8 +12,7 @@ import os
 import platform
 import signal
 import sys
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from functools import cache
 from importlib import import_module
@@ -80,13 +79,6 @@ WARM = "worker: Warm shutdown (MainProcess)"
 SOFT = "worker: Soft shutdown (MainProcess), running tasks have {seconds:g} seconds to finish"
 COLD = "worker: Cold shutdown (MainProcess)"
 DEAD = "worker: Killed (MainProcess)"
-
-
-TWIN = (
-    "Another worker (pid %s on its host) has the node name %s, too: remote commands, events and monitors cannot "
-    "tell the two apart. Give one of them a name of its own: celery worker -n name@%%h."
-)
-TWIN_WAIT_S = 1.0
 
 
 class Push(NamedTuple):
@@ -208,8 +200,6 @@ class Worker(WorkController):
         """Tasks can be received."""
         signals.worker_ready.send(sender=consumer)
         logger.info("%s ready.", self.hostname)
-        # Beside the loop, which need not wait for answers; the thread ends with the process at the latest.
-        threading.Thread(target=warn_of_twin, args=(self,), name="twin-watch", daemon=True).start()
 
     # -- parts of the start
 
@@ -322,49 +312,6 @@ class Worker(WorkController):
     def macOS_proxy_detection_workaround(self) -> None:  # noqa: N802 Celery's name
         """Keep macOS from asking for proxies, which it cannot do in a forked process."""
         os.environ.setdefault("celery_dummy_proxy", "set_by_celeryd")
-
-
-# -- node names
-
-
-def warn_of_twin(worker: Worker) -> None:
-    """Log a warning if another worker has the same node name.
-
-    Asks by that name, on a connection of its own, and waits :data:`TWIN_WAIT_S` at most.
-    """
-    app = worker.app
-    if not app.conf.worker_enable_remote_control or worker.options.get("without_mingle"):
-        return
-    try:
-        with app.connection_for_write() as connection:
-            if not connection.supports_exchange_type("fanout"):
-                return
-            replies = app.control.broadcast(
-                "stats",
-                destination=[worker.hostname],
-                connection=connection,
-                reply=True,
-                timeout=TWIN_WAIT_S,
-                limit=2,
-            )
-    except Exception as error:
-        logger.debug("Cannot ask for workers of the same name: %r", error, exc_info=error)
-        return
-    for reply in replies or ():
-        stats = reply.get(worker.hostname)
-        if isinstance(stats, dict) and is_of_another(stats, os.getpid(), worker.info()["uptime"]):
-            logger.warning(TWIN, stats.get("pid"), worker.hostname)
-            return
-
-
-def is_of_another(stats: Mapping[str, Any], pid: int, uptime_s: float) -> bool:
-    """Are these the ``stats`` of another worker than the one with this process id and age?
-
-    In containers all workers may have the same process id; one that was not started just now is older.
-    """
-    if stats.get("pid") not in (None, pid):
-        return True
-    return float(stats.get("uptime") or 0) > uptime_s + 2 * TWIN_WAIT_S
 
 
 # -- handlers of process signals

@@ -323,4 +323,4 @@ def test_root_may_not_accept_pickle(command):
 def test_a_worker_with_a_name_that_is_taken_says_so(worker):
     worker("-c", "1", "-n", "twin@here")
     second = worker("-c", "1", "-n", "twin@here")
-    second.wait_for_log("Another worker .* has the node name twin@here, too")
+    second.wait_for_log("Another worker on this broker is named twin@here")

@@ -22,7 +22,6 @@ from celery_clone.apps.worker import (
     PUSHES,
     WARM,
     Push,
-    is_of_another,
     safe_say,
     shutdown_handler,
 )
@@ -205,7 +204,6 @@ def test_a_worker_that_takes_tasks_says_so(app, make, capfd):
     def note(sender, **_):
         ready.append(sender)
 
-    app.conf.worker_enable_remote_control = False
     worker = make(loglevel="INFO")
     signals.worker_ready.connect(note)
     try:
@@ -366,20 +364,3 @@ def test_words_are_written_past_buffers(tmp_path):
         assert path.read_text() == "\nworker: words\n"
     safe_say("nobody is there", file)
     safe_say("nowhere", io.StringIO())
-
-
-# -- node names
-
-
-@pytest.mark.parametrize(
-    ("stats", "answer"),
-    [
-        ({"pid": 5, "uptime": 0}, False),
-        ({"pid": 6, "uptime": 0}, True),
-        ({"pid": 5, "uptime": 500}, True),
-        ({}, False),
-    ],
-    ids=["ourselves", "another process", "the same id in another container", "says nothing"],
-)
-def test_another_worker_of_the_same_name_is_told_from_ourselves(stats, answer):
-    assert is_of_another(stats, pid=5, uptime_s=1) is answer
