@@ -612,7 +612,7 @@ class Dispatcher:
             self._settle(flight, Settle.ACK)
         if flight._request is not None:
             flight._request.time_start, flight._request.worker_pid = report.at, report.pid
-        self._event(flight, "task-started", pid=report.pid)
+        self._event(flight, "task-started")
         if request_logger.isEnabledFor(logging.DEBUG):
             request_logger.debug("Task accepted: %s[%s] pid:%r", flight.name, flight.id, report.pid)
 

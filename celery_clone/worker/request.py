@@ -379,7 +379,7 @@ class Request:
         state.task_accepted(self)
         if settle_on_begin(self._rule) is Settle.ACK:
             self.acknowledge()
-        self.send_event("task-started", pid=pid)
+        self.send_event("task-started")
         if self._terminate_on_ack is not None:
             self.terminate(*self._terminate_on_ack)
 
