@@ -81,6 +81,7 @@ class AmqpSource:
         self._hub: Any = None
         self._ready: Callable[[], None] | None = None
         self._told = self._quiet = self._closed = False
+        self._pumping = False
 
     # -- consuming ------------------------------------------------------------------------------------
 
@@ -94,8 +95,12 @@ class AmqpSource:
 
     def _on_readable(self) -> None:
         before = len(self._arrived)
-        while self._tap is not None and pump(self._amqp, self._tap):
-            pass
+        self._pumping = True
+        try:
+            while self._tap is not None and pump(self._amqp, self._tap):
+                pass
+        finally:
+            self._pumping = False
         if len(self._arrived) > before and self._ready is not None:
             self._ready()
 
@@ -176,8 +181,9 @@ class AmqpSource:
                 facts=facts,
             )
         )
-        if not self._pumps and self._hub is not None and not self._told:
-            # py-amqp is reading (TLS): whoever is told now would read inside of that.
+        if not self._pumping and self._hub is not None and not self._told:
+            # py-amqp is reading: because of TLS, or since somebody waits for an answer on this connection.
+            # Whoever is told now would read inside of that.
             self._told = True
             self._hub.call_soon(self._tell)
 

@@ -306,24 +306,30 @@ class Dispatcher:
 
     # --- in --------------------------------------------------------------------
 
-    def turn(self) -> None:
-        """Hand over what waits, take what may be taken.  Called once per pass of the loop."""
+    def turn(self) -> bool:
+        """Hand over what waits, take what may be taken.  Called once per pass of the loop.
+
+        Returns whether there may be more to take right now.
+        """
         if self.waiting:
             self._hand_over()
         source = self.source
         if source is None:
-            return
+            return False
         if self.stirred and not self.quiet:
-            room = self.credit.available if self.credit.limit else self.pool.room() + BATCH
-            wanted = min(room, BATCH)
+            wanted = min(self._may_take(), BATCH)
             if wanted > 0:
                 deliveries = source.take(wanted)
                 if deliveries:
                     self.receive(deliveries)
                 if len(deliveries) < wanted:
                     self.stirred = False
-                return
+                return self.stirred and self._may_take() > 0
         source.flush()
+        return False
+
+    def _may_take(self) -> int:
+        return self.credit.available if self.credit.limit else self.pool.room() + BATCH
 
     def receive(self, deliveries: Sequence[Delivery]) -> None:
         """Admit deliveries and hand over those that may run."""

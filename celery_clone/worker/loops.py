@@ -7,6 +7,7 @@ descriptors uses; ``synloop`` serves green pools, whose own hub must not be bloc
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import Any
 
 from celery_clone.bootsteps import RUN
@@ -25,6 +26,19 @@ def check_heartbeat(connection: Any, hub: Any, heartbeat: Any, rate: float) -> N
     if heartbeat and getattr(connection, "supports_heartbeats", False):
         interval = max(1.0, heartbeat / max(rate, 1.0))
         hub.call_repeatedly(interval, connection.heartbeat_check, rate)
+
+
+def ticker(obj: Any, hub: Any) -> Callable[[], None]:
+    """Have the dispatcher take its turn in each pass, right before the hub waits; the function registered."""
+    dispatcher, waker = obj.dispatcher, obj.controller.waker
+
+    def tick() -> None:
+        # Not after the wait: what a timer or a call_soon() stirred up would wait with it.
+        if dispatcher.turn():
+            waker.wake()
+
+    hub.on_tick.add(tick)
+    return tick
 
 
 def asynloop(
@@ -46,7 +60,6 @@ def asynloop(
         WorkerShutdown, WorkerTerminate: a stop flag was set.
         Exception: whatever the connection raises when it is lost.
     """
-    dispatcher = obj.dispatcher
     obj.controller.register_with_event_loop(hub)
     obj.register_with_event_loop(hub)
     check_heartbeat(connection, hub, heartbeat, hbrate)
@@ -56,14 +69,14 @@ def asynloop(
         )
     # Timers must be able to end the wait for events, or nothing due would run on an idle worker.
     passes = hub.create_loop()
+    tick = ticker(obj, hub)
     obj.on_ready()
     try:
-        dispatcher.turn()
         while blueprint.state == RUN and obj.connection is not None:
             state.maybe_shutdown()
             next(passes)
-            dispatcher.turn()
     finally:
+        hub.on_tick.discard(tick)
         passes.close()
 
 
@@ -101,19 +114,23 @@ def drain(obj: Any, hub: Any, finished: Any) -> None:
     When the connection is lost meanwhile, what runs is still waited for; its late acknowledgements
     are not possible any more, and the broker gives those messages out again.
     """
-    dispatcher = obj.dispatcher
-    passes = hub.create_loop() if hub is not None else None
+    passes = tick = None
+    if hub is not None:
+        passes, tick = hub.create_loop(), ticker(obj, hub)
     try:
         while not finished():
             try:
                 if passes is None:
                     obj.pool.wait(0.1)
+                    obj.dispatcher.turn()
                 else:
                     next(passes)
-                dispatcher.turn()
             except obj.connection_errors as exc:
                 logger.warning("Connection to the broker lost while running tasks are finished: %r", exc)
-                dispatcher.detach()
+                obj.dispatcher.detach()
+                passes = hub.create_loop() if hub is not None else None
     finally:
+        if tick is not None:
+            hub.on_tick.discard(tick)
         if passes is not None:
             passes.close()
