@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.made
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers bench servers clean
+.PHONY: help demo test check lint types layers docs bench servers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ types: $(STAMPS)/dev
 
 layers: $(STAMPS)/dev
 	$(BIN)/python scripts/check_layers.py
+
+docs: $(STAMPS)/dev ## Write the pages that come from the code
+	$(BIN)/python scripts/make_docs.py
 
 bench: $(STAMPS)/dev servers ## Compare with real Celery 5.7.0: BENCH_ROUNDS=3 BENCH_TASKS=4000 BENCH_ONLY=drain
 	$(BIN)/python -m benchmarks
