@@ -88,14 +88,13 @@ class TaskConsumer:
 
 
 class Tasks(StartStopStep):
-    """Opens the source, gives it to the dispatcher, and keeps its lease alive."""
+    """Opens the source and gives it to the dispatcher."""
 
     name = "celery.worker.consumer.tasks.Tasks"
     requires = ("celery_clone.worker.consumer.connection:Connection",)
 
     def __init__(self, c: Any, **kwargs: Any) -> None:
         c.task_consumer = c.qos = None
-        self._extending: Any = None
         self._last: Any = None
         super().__init__(c, **kwargs)
 
@@ -119,16 +118,6 @@ class Tasks(StartStopStep):
         if c.hub is not None:
             source.watch(c.hub, c.dispatcher.stir)
         c.dispatcher.attach(source, c.event_dispatcher)
-        period = getattr(source, "extend_every_s", None)
-        if period:
-            source.extend()
-            self._extending = c.timer.call_repeatedly(period, self._extend, (c, source))
-
-    def _extend(self, c: Any, source: Any) -> None:
-        if c.dispatcher.source is source:
-            source.extend()
-            # What a dead worker held, or what became due, is back in the queues.
-            c.dispatcher.stir()
 
     def stop(self, c: Any) -> None:
         """Take nothing more; the books stay with the dispatcher."""
@@ -139,9 +128,6 @@ class Tasks(StartStopStep):
         self._end(c)
 
     def _end(self, c: Any) -> None:
-        if self._extending is not None:
-            self._extending.cancel()
-            self._extending = None
         consumer, c.task_consumer = c.task_consumer, None
         if consumer is not None:
             c.dispatcher.detach()
