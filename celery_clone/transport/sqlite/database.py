@@ -144,9 +144,8 @@ def remedy_for(error: BaseException, path: str) -> str:
 class Database:
     """A file, opened on first use and again after a fork.
 
-    All work goes through :meth:`read` and :meth:`write`, one at a time per process.  The connection
-    is never touched by a forked child: the child opens its own and keeps the inherited one unclosed,
-    because closing it would run SQLite's clean-up on locks that belong to the parent.
+    All work goes through :meth:`read` and :meth:`write`, one at a time per process.  No connection is open
+    while the process forks (:class:`ForkGuard`); parent and child each open one when they need it.
 
     Args:
         path: the file; relative paths are fixed to the current folder now.
@@ -175,6 +174,7 @@ class Database:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
+        self._process = 0
         OPEN_DATABASES.add(self)
 
     def read(self, work: Work[Answer]) -> Answer:
@@ -244,17 +244,20 @@ class Database:
         )
 
     def _connected(self) -> sqlite3.Connection:
-        connection = self._connection
+        connection, self._connection = self._connection, None
         if connection is not None:
-            if file_identity(self.path) == self._identity:
-                if connection.in_transaction:  # an exception raised by a signal handler left it so
-                    self._roll_back()
-                    return self._connected()
+            if self._process != os.getpid():
+                # A fork that asked nobody (a server written in C made it): the connection is the parent's.
+                ABANDONED.append(connection)
+            elif file_identity(self.path) != self._identity or connection.in_transaction:
+                # Somebody removed or replaced the file, or an exception raised by a signal handler left a
+                # transaction open, which ends with its connection.
+                connection.close()
+            else:
+                self._connection = connection
                 return connection
-            # Somebody removed or replaced the file.  Closing would remove the log of the new one.
-            ABANDONED.append(connection)
-            self._connection = None
         self._connection = connection = self._open()
+        self._process = os.getpid()
         return connection
 
     def _open(self) -> sqlite3.Connection:
@@ -333,24 +336,28 @@ def file_mode(path: str) -> int:
         return 0o600
 
 
-# Forks.  While a process forks, none of its threads may be inside SQLite: its internal mutexes
-# would stay locked in the child for ever.
 LONGEST_FORK_DELAY_S = 1.0
 OPEN_DATABASES: weakref.WeakSet[Database] = weakref.WeakSet()
 ABANDONED: list[sqlite3.Connection] = []
 
 
 class ForkGuard(threading.local):
-    """The locks this thread holds while it forks."""
+    """Closes all connections of the process before it forks.
+
+    SQLite counts its locks per file and process in memory.  A child inherits the counts without the locks:
+    what it opens then is protected by nothing, and the log is deleted under it when the parent closes.
+    And a mutex that another thread held inside SQLite would stay locked in the child for ever.
+    """
 
     def __init__(self) -> None:
         self.held: list[threading.RLock] = []
 
     def hold(self) -> None:
-        """Wait until no other thread of this process is inside SQLite."""
+        """Wait until no other thread of this process is inside SQLite, and close what is open."""
         for database in list(OPEN_DATABASES):
             if database._lock.acquire(timeout=LONGEST_FORK_DELAY_S):
                 self.held.append(database._lock)
+                database.close()
 
     def let_go(self) -> None:
         """The parent goes on."""
@@ -358,7 +365,7 @@ class ForkGuard(threading.local):
             self.held.pop().release()
 
     def start_anew(self) -> None:
-        """The child forgets the parent's connections without closing them."""
+        """The child begins without locks; a connection that could not be closed is never touched again."""
         self.held.clear()
         for database in list(OPEN_DATABASES):
             database._lock = threading.RLock()

@@ -184,5 +184,35 @@ def fork_and_use(url: str) -> None:
     connection.release()
 
 
+def outlive_the_parents_connection(url: str) -> None:
+    """Fork with the file open, close it in the parent, and go on writing in the child."""
+    parent = connect(url)
+    parent.SimpleQueue(TASKS).put("from the parent")
+    go, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with connect(url) as own:
+                own.SimpleQueue(TASKS).put("from the child")
+                os.read(go, 1)
+                own.SimpleQueue(TASKS).put("from the child, later")
+            code = 0
+        finally:
+            os._exit(code)
+    with connect(url) as other:
+        while other.SimpleQueue(TASKS).qsize() < 2:
+            time.sleep(0.01)
+    parent.release()
+    with connect(url) as other:
+        other.SimpleQueue(TASKS).put("from another")
+    os.write(told, b"x")
+    os.waitpid(child, 0)
+    with connect(url) as other:
+        queue = other.SimpleQueue(TASKS, no_ack=True)
+        for _ in range(queue.qsize()):
+            say(queue.get(block=False).payload)
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])

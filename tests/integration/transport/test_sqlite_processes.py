@@ -268,6 +268,14 @@ def test_a_forked_child_leaves_the_parents_connection_and_messages_alone(run, co
     assert program.line() == ["got", "still", "works"]
 
 
+def test_what_a_forked_child_writes_outlives_the_parents_connection(run) -> None:
+    # SQLite believes in a child that locks are held which only the parent holds.
+    program = run("outlive_the_parents_connection")
+
+    lines = [" ".join(program.line()) for _ in range(4)]
+    assert lines == ["from the parent", "from the child", "from another", "from the child, later"]
+
+
 def test_leaving_takes_socket_and_session_along(connection, sqlite_url) -> None:
     with Connection(sqlite_url) as other:
         channel = other.channel()
