@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from click.core import ParameterSource
@@ -30,27 +30,40 @@ from .base import CeleryOption, CLIContext, consume_preload_options, explained
 
 __all__ = ("COMMANDS", "celery", "main")
 
-#: Name of a command to the place of its object.
-COMMANDS: Mapping[str, str] = MappingProxyType(
+
+class Place(NamedTuple):
+    """Where a command is, and its line in the list of all commands."""
+
+    path: str
+    short_help: str
+
+
+COMMANDS: Mapping[str, Place] = MappingProxyType(
     {
-        "amqp": "celery_clone.bin.amqp:amqp",
-        "call": "celery_clone.bin.call:call",
-        "control": "celery_clone.bin.control:control",
-        "graph": "celery_clone.bin.graph:graph",
-        "inspect": "celery_clone.bin.control:inspect",
-        "list": "celery_clone.bin.list:list_",
-        "logtool": "celery_clone.bin.logtool:logtool",
-        "purge": "celery_clone.bin.purge:purge",
-        "report": "celery_clone.bin.report:report",
-        "result": "celery_clone.bin.result:result",
-        "shell": "celery_clone.bin.shell:shell",
-        "status": "celery_clone.bin.control:status",
-        "upgrade": "celery_clone.bin.upgrade:upgrade",
-        "worker": "celery_clone.bin.worker:worker",
+        "amqp": Place("celery_clone.bin.amqp:amqp", "AMQP Administration Shell."),
+        "call": Place("celery_clone.bin.call:call", "Call a task by name."),
+        "control": Place("celery_clone.bin.control:control", "Send the COMMAND control command to the workers."),
+        "graph": Place("celery_clone.bin.graph:graph", "Draw graphs of steps and workers, for Graphviz."),
+        "inspect": Place(
+            "celery_clone.bin.control:inspect", "Inspect the workers by sending them the COMMAND inspect command."
+        ),
+        "list": Place("celery_clone.bin.list:list_", "Get info from broker."),
+        "logtool": Place("celery_clone.bin.logtool:logtool", "Read the log files of workers."),
+        "purge": Place("celery_clone.bin.purge:purge", "Erase all messages from all known task queues."),
+        "report": Place("celery_clone.bin.report:report", "Show versions and settings, for a bug report."),
+        "result": Place("celery_clone.bin.result:result", "Print the return value for a given task id."),
+        "shell": Place("celery_clone.bin.shell:shell", "Start shell session with convenient access to celery symbols."),
+        "status": Place("celery_clone.bin.control:status", "Show list of workers that are online."),
+        "upgrade": Place("celery_clone.bin.upgrade:upgrade", "Perform upgrade between versions."),
+        "worker": Place("celery_clone.bin.worker:worker", "Start worker instance."),
     }
 )
+"""The commands of this package.  The lines are repeated here so that the list needs no command loaded."""
 
 PLUGIN_GROUP = "celery.commands"
+
+#: Letters that a command of another package may say about itself in the list.
+SHORT_HELP_WIDTH = 80
 
 #: The folder the program was started in, kept in ``ctx.meta`` when ``--workdir`` leaves it.
 START_FOLDER = "celery.start_folder"
@@ -75,11 +88,11 @@ class CommandTable(MutableMapping[str, click.Command]):
     """Commands by name, each loaded when it is asked for.
 
     Arguments:
-        places: name to ``module:name``.
+        places: the commands of this package.
         more: gives further places, as entry points; called when a name is not in *places*, or all are wanted.
     """
 
-    def __init__(self, places: Mapping[str, str], more: Callable[[], Mapping[str, EntryPoint]]) -> None:
+    def __init__(self, places: Mapping[str, Place], more: Callable[[], Mapping[str, EntryPoint]]) -> None:
         self._commands: dict[str, Any] = dict(places)
         self._more: Callable[[], Mapping[str, EntryPoint]] | None = more
 
@@ -87,6 +100,14 @@ class CommandTable(MutableMapping[str, click.Command]):
         more, self._more = self._more, None
         if more is not None:
             self._commands = {**more(), **self._commands}
+
+    def short_help_of(self, name: str) -> str | None:
+        """The line of a command in the list of all; ``None`` if it is not to be listed."""
+        found = self._commands[name]
+        if isinstance(found, Place):
+            return found.short_help
+        command = self[name]
+        return None if command.hidden else command.get_short_help_str(SHORT_HELP_WIDTH)
 
     def __getitem__(self, name: str) -> click.Command:
         if name not in self._commands:
@@ -118,9 +139,9 @@ class CommandTable(MutableMapping[str, click.Command]):
         return len(self._commands)
 
 
-def _load(name: str, place: str | EntryPoint) -> click.Command:
-    if isinstance(place, str):
-        module, _, attribute = place.partition(":")
+def _load(name: str, place: Place | EntryPoint) -> click.Command:
+    if isinstance(place, Place):
+        module, _, attribute = place.path.partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
     try:
@@ -162,6 +183,16 @@ class CommandGroup(click.Group):
         if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
             ctx.fail(f"No such command {name!r}.{hint(name, self.commands)} `celery --help` lists them all.")
         return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands, without loading those whose lines are known."""
+        table = self.commands
+        if not isinstance(table, CommandTable):
+            super().format_commands(ctx, formatter)
+            return
+        lines = [(name, table.short_help_of(name)) for name in sorted(table)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, line in lines if line is not None])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; explain errors that the user caused, such as ``-A`` behind the command."""

@@ -35,7 +35,10 @@ WORDS = ("nodes", "threads", "backend", "broker", "wmax", "tmax", "generic", "en
 @click.pass_context
 @handle_preload_options
 def graph(ctx: click.Context) -> None:
-    """Draw graphs, to be read by Graphviz: celery graph bootsteps | dot -Tpng -o steps.png"""
+    """Draw graphs of steps and workers, for Graphviz.
+
+    For instance: celery graph bootsteps | dot -Tpng -o steps.png
+    """
 
 
 @graph.command(cls=CeleryCommand, context_settings={"allow_extra_args": True})

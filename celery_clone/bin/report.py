@@ -18,7 +18,10 @@ __all__ = ("report",)
 @click.pass_context
 @handle_preload_options
 def report(ctx: click.Context, **kwargs: Any) -> None:
-    """Show what belongs into a bug report: versions, and settings without their secrets."""
+    """Show versions and settings, for a bug report.
+
+    Secrets are left out.
+    """
     app = ctx.obj.app
     app.loader.import_default_modules()
     ctx.obj.echo(app.bugreport())

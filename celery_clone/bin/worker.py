@@ -253,8 +253,7 @@ def _setting(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     "--disable-prefetch",
     is_flag=True,
     default=None,
-    callback=_setting("worker_disable_prefetch"),
-    help="Take a task only when a process is free for it.",
+    help="Take a task only when a process is free for it. Not part of this version.",
 )
 @pool_option(
     "-c",
@@ -342,10 +341,13 @@ def worker(
     """
     app = ctx.obj.app
     _refuse_missing_features(kwargs)
+    if disable_prefetch:
+        raise click.UsageError(
+            "--disable-prefetch is not part of this version. Use --prefetch-multiplier=1, with acks_late for "
+            "tasks that must not wait behind others."
+        )
     if detach and not _is_detached():
         ctx.exit(_go_into_background(ctx, hostname, logfile, pidfile, uid, gid, umask, executable))
-    if disable_prefetch is not None:
-        app.conf.worker_disable_prefetch = disable_prefetch
     try:
         app.conf.update(dict(parse_assignment(word, "worker") for word in ctx.args))
     except (KeyError, ValueError) as error:

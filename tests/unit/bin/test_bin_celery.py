@@ -75,6 +75,30 @@ def test_every_command_of_the_table_is_loaded_by_its_name():
         assert getattr(group, name) is celery.commands[name]
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_line_of_a_command_in_the_list_is_what_it_says_of_itself(name):
+    assert COMMANDS[name].short_help == celery.commands[name].get_short_help_str(200)
+
+
+def test_listing_the_commands_loads_none_of_them():
+    table = CommandTable(COMMANDS, dict)
+    assert table.short_help_of("worker") == "Start worker instance."
+    assert not any(isinstance(each, click.Command) for each in table._commands.values())
+
+
+def test_hidden_commands_of_other_packages_are_not_listed(monkeypatch):
+    def more():
+        return {
+            "seen": Place("x:seen", click.Command("seen", help="Seen.")),
+            "unseen": Place("x:unseen", click.Command("unseen", hidden=True)),
+        }
+
+    monkeypatch.setattr(celery, "commands", CommandTable(COMMANDS, more))
+    shown = run("--help").output
+    assert "  seen     Seen." in shown
+    assert "unseen" not in shown
+
+
 def test_there_are_no_other_attributes():
     with pytest.raises(AttributeError, match="nonsense"):
         _ = group.nonsense

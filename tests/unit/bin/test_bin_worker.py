@@ -149,10 +149,11 @@ def test_a_configured_pool_is_used_unless_another_is_asked_for(app):
     assert options_of(app, "-P", "prefork")["pool_cls"].__module__ == "celery_clone.concurrency.prefork"
 
 
-@pytest.mark.parametrize(("words", "value"), [([], False), (["--disable-prefetch"], True)])
-def test_prefetching_is_turned_off_in_the_settings(app, words, value):
-    options_of(app, *words)
-    assert app.conf.worker_disable_prefetch is value
+def test_prefetching_cannot_be_turned_off_and_that_is_said(app):
+    given = run(app, "--disable-prefetch")
+    assert given.exit_code == 2
+    assert "--disable-prefetch is not part of this version" in given.output
+    assert not app.Worker.started
 
 
 def test_words_that_are_no_options_are_settings(app):
