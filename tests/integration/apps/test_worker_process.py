@@ -230,6 +230,20 @@ def test_a_cold_shutdown_does_not_wait_for_the_running_task(napping, signums):
     assert not [pid for pid in children if is_alive(pid)]
 
 
+@pytest.mark.parametrize("pool", ["solo", "prefork"])
+def test_the_third_ctrl_c_ends_the_worker_whatever_it_does(napping, pool):
+    given, file = napping("-P", pool)
+    children = given.children()
+    for phase in ("Warm shutdown", "Cold shutdown"):
+        given.signal(signal.SIGINT)
+        given.wait_for_log(phase)
+    if given.exit_code is None:
+        given.signal(signal.SIGINT)
+    assert given.wait(2) == 1
+    assert file.read_text() == "begun"
+    wait_until(lambda: not [pid for pid in children if is_alive(pid)], 2, lambda: "the processes to end")
+
+
 def test_term_can_be_made_to_mean_quit(napping):
     given, file = napping(environment={"REMAP_SIGTERM": "SIGQUIT"})
     given.signal(signal.SIGTERM)
