@@ -278,9 +278,9 @@ class SqliteSource:
                 self._session.close()
             else:
                 self._session.pause()
-        except DatabaseUnavailable:
+        except DatabaseUnavailable as error:
             # A later source settles it, or the session ends with this process: nothing is lost.
-            logger.warning("The last acknowledgements could not be written.", exc_info=True)
+            logger.warning("Settlements could not be written, and wait for the next connection: %s", error)
 
 
 def number_of(tag: str) -> int | None:
