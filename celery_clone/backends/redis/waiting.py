@@ -26,8 +26,16 @@ logger = get_logger("celery.backends.redis")
 PING_EVERY_S = 15.0
 """After so long without a word the connection is tested, and given as long to answer."""
 
+OVER = 16
+"""Results that have come may stay subscribed until there are so many, or until something else is sent."""
+
 PUBSUB_SLICE = 1000
 """Channels in one command, so that the server is not kept busy by one client."""
+
+
+def packed(command: str, keys: list[bytes]) -> list[bytes]:
+    """The command for all keys, in slices."""
+    return [pack(command, *keys[start : start + PUBSUB_SLICE]) for start in range(0, len(keys), PUBSUB_SLICE)]
 
 
 class ResultConsumer(ReconnectingConsumer):
@@ -50,6 +58,7 @@ class ResultConsumer(ReconnectingConsumer):
         self._pinged = False
         self.subscribed_to: dict[bytes, str] = {}
         self._unread: dict[bytes, str] = {}
+        self._over: list[bytes] = []
 
     def start(self, initial_task_id: str, **kwargs: Any) -> None:
         """Connect, and subscribe to the result of this task."""
@@ -85,7 +94,7 @@ class ResultConsumer(ReconnectingConsumer):
                 if self._connection is None:
                     self._connect()
                 else:
-                    self._tell("SUBSCRIBE", list(new))
+                    self._subscribe(list(new))
             except self._connection_errors as exc:
                 self._lost(exc)
 
@@ -99,9 +108,17 @@ class ResultConsumer(ReconnectingConsumer):
             self._unsubscribe([key])
 
     def _unsubscribe(self, keys: list[bytes]) -> None:
+        """Unsubscribe, now or together with what is sent next."""
         if self._connection is not None and keys:
+            self._over += keys
+            if len(self._over) >= OVER:
+                self._unsubscribe_now()
+
+    def _unsubscribe_now(self) -> None:
+        over, self._over = self._over, []
+        if self._connection is not None and over:
             try:
-                self._tell("UNSUBSCRIBE", keys)
+                self._send(packed("UNSUBSCRIBE", over))
             except self._connection_errors as exc:
                 self._lost(exc)
 
@@ -110,12 +127,17 @@ class ResultConsumer(ReconnectingConsumer):
         connection.connect()
         self._connection = connection
         self._heard_at, self._pinged = time.monotonic(), False
+        self._over.clear()
         if self.subscribed_to:
-            self._tell("SUBSCRIBE", list(self.subscribed_to))
+            self._subscribe(list(self.subscribed_to))
 
-    def _tell(self, command: str, keys: list[bytes]) -> None:
-        packed = [pack(command, *keys[start : start + PUBSUB_SLICE]) for start in range(0, len(keys), PUBSUB_SLICE)]
-        self._connection.send_packed_command(packed, check_health=False)
+    def _subscribe(self, keys: list[bytes]) -> None:
+        """Subscribe; what is over is unsubscribed from in the same breath, which spares a call of the system."""
+        over, self._over = self._over, []
+        self._send([*packed("UNSUBSCRIBE", over), *packed("SUBSCRIBE", keys)])
+
+    def _send(self, commands: list[bytes]) -> None:
+        self._connection.send_packed_command([b"".join(commands)], check_health=False)
 
     # -- reading
 
@@ -192,6 +214,7 @@ class ResultConsumer(ReconnectingConsumer):
     def _on_silence(self) -> None:
         """A peer that vanished without a word is noticed by its not answering."""
         with self._lock:
+            self._unsubscribe_now()
             connection = self._connection
             if connection is None or time.monotonic() - self._heard_at < PING_EVERY_S:
                 return
