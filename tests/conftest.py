@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 from tests.support.celery_env import celery_python as build_celery_python
 from tests.support.processes import children_of, command_line
@@ -29,6 +31,7 @@ from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
 
 TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 ServerFactory = Callable[[], Any]
 
 
@@ -43,9 +46,17 @@ def _or_skip(make: ServerFactory) -> Any:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests see no configuration of the person who runs them."""
+    """Tests see no configuration of the person who runs them; a busy machine makes no example too slow."""
     for name in [name for name in os.environ if name.startswith("CELERY_")]:
         del os.environ[name]
+    settings.register_profile(
+        "celery_clone",
+        deadline=None,
+        # In CI the same examples each time; new ones are looked for where somebody can look at them.
+        derandomize=is_ci(),
+        database=None if is_ci() else DirectoryBasedExampleDatabase(ROOT / ".cache" / "hypothesis"),
+    )
+    settings.load_profile("celery_clone")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
