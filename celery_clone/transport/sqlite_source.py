@@ -28,8 +28,8 @@ from celery_clone.message.envelope import Envelope
 from celery_clone.transport.publisher import SHIPPED_PUBLISH, KombuPublisher
 from celery_clone.transport.sqlite.connection import read_seconds
 from celery_clone.transport.sqlite.database import DatabaseUnavailable
-from celery_clone.transport.sqlite.session import POLL_S, VISIBILITY_TIMEOUT_S, Session, ring
-from celery_clone.transport.sqlite.tables import Claimed, Outgoing, Settlement, UnknownExchange, Unroutable
+from celery_clone.transport.sqlite.session import POLL_S, VISIBILITY_TIMEOUT_S, BrokerSession, ring
+from celery_clone.transport.sqlite.tables import Claimed, Letter, NoRoute, Settlement, UnknownExchange
 from celery_clone.utils.ids import uuid
 from celery_clone.utils.log import get_logger
 
@@ -297,10 +297,10 @@ def redelivery_facts(envelope: Envelope, message: Claimed) -> dict[str, Any]:
     return {**(info or {}), "redelivered": True, "delivery_count": message.deliveries}
 
 
-def new_session(transport: Any, lease_s: float | None) -> Session:
+def new_session(transport: Any, lease_s: float | None) -> BrokerSession:
     """A session with the options of a connection."""
     options = transport.options
-    return Session(
+    return BrokerSession(
         transport.broker,
         lease_s=lease_s or read_seconds(options, "lease", LEASE_S),
         visibility_timeout_s=read_seconds(options, "visibility_timeout", VISIBILITY_TIMEOUT_S),
@@ -373,14 +373,14 @@ class SqlitePublisher:
         try:
             self._declare(connection, batch)
             bells = broker.publish(outgoing, time.time(), mandatory=True, patience_s=patience_s)
-        except (UnknownExchange, Unroutable):
+        except (UnknownExchange, NoRoute):
             # What we had declared was deleted since, or the whole file replaced: once more from the start.
             connection.declared_entities.clear()
             self._declared.clear()
             self._declare(connection, batch)
             try:
                 bells = broker.publish(outgoing, time.time(), mandatory=True, patience_s=patience_s)
-            except (UnknownExchange, Unroutable) as error:
+            except (UnknownExchange, NoRoute) as error:
                 raise leads_nowhere(error, broker.database.path) from error
         ring(bells)
 
@@ -415,7 +415,7 @@ class SqlitePublisher:
                                 declared.pop(next(iter(declared)))
 
 
-def leads_nowhere(error: UnknownExchange | Unroutable, path: str) -> OperationalError:
+def leads_nowhere(error: UnknownExchange | NoRoute, path: str) -> OperationalError:
     """The error for a message that no queue takes."""
     if isinstance(error, UnknownExchange):
         return OperationalError(
@@ -431,7 +431,7 @@ def leads_nowhere(error: UnknownExchange | Unroutable, path: str) -> Operational
 
 def encode(
     message: TaskMessage, to: Destination, how: SendOptions, body_encoding: str = "base64"
-) -> Outgoing:
+) -> Letter:
     """The text of a message, as kombu's producer and virtual channel write it.
 
     Raises:
@@ -468,7 +468,7 @@ def encode(
     except Exception as exc:  # a user's __json__ may raise anything
         rest = {"headers": message.headers, "properties": properties}
         raise codec.unserializable(rest, "json", exc) from exc
-    return Outgoing(exchange, to.routing_key, text.encode("utf-8"), int(priority or 0), ttl_s)
+    return Letter(exchange, to.routing_key, text.encode("utf-8"), int(priority or 0), ttl_s)
 
 
 def encode_body(body: Any, encoding: str) -> str:

@@ -21,20 +21,20 @@ from celery_clone.transport.sqlite.tables import (
     READY,
     Declared,
     Harvest,
+    Letter,
+    NoRoute,
     Other,
-    Outgoing,
     Outlook,
     QueueTraits,
     Settlement,
     Target,
     UnknownExchange,
-    Unroutable,
 )
 
-__all__ = ("Broker",)
+__all__ = ("EmbeddedBroker",)
 
 
-class Broker:
+class EmbeddedBroker:
     """All that is done to the broker's tables.  Each public method is one transaction.
 
     Those who changed something others wait for return the bells to ring.
@@ -197,7 +197,7 @@ class Broker:
 
     def publish(
         self,
-        batch: Sequence[Outgoing],
+        batch: Sequence[Letter],
         now: float,
         *,
         unroutable_queue: str | None = None,
@@ -212,7 +212,7 @@ class Broker:
 
         Raises:
             UnknownExchange: nobody declared the exchange of one.
-            Unroutable: one leads nowhere, and must not.
+            NoRoute: one leads nowhere, and must not.
         """
 
         def publish(db: sqlite3.Connection) -> list[str]:
@@ -231,7 +231,7 @@ class Broker:
                     if not targets and unroutable_queue is not None:
                         targets = routes[way] = tables.find_targets(db, "", unroutable_queue, now)
                 if not targets and mandatory:
-                    raise Unroutable(*way)
+                    raise NoRoute(*way)
                 for target in targets:
                     number += 1
                     priority = max(0, min(message.priority, target.max_priority))

@@ -20,16 +20,16 @@ from kombu.utils.json import dumps
 from celery_clone.transport.sqlite.session import ring
 from celery_clone.transport.sqlite.tables import (
     HIGHEST_PRIORITY,
-    Outgoing,
+    Letter,
+    NoRoute,
     QueueTraits,
     Settlement,
     UnknownExchange,
-    Unroutable,
 )
 from celery_clone.utils.ids import uuid
 
 if TYPE_CHECKING:
-    from celery_clone.transport.sqlite.broker import Broker
+    from celery_clone.transport.sqlite.broker import EmbeddedBroker
     from celery_clone.transport.sqlite.connection import Transport
 
 __all__ = ("Channel", "QoS")
@@ -102,9 +102,9 @@ class Channel(KombuChannel):
         self._no_ack: set[str] = set()
 
     @property
-    def broker(self) -> Broker:
+    def broker(self) -> EmbeddedBroker:
         """The queues of the connection's file."""
-        broker: Broker = self.connection.broker
+        broker: EmbeddedBroker = self.connection.broker
         return broker
 
     # -- topology
@@ -256,7 +256,7 @@ class Channel(KombuChannel):
     def _publish(
         self, message: dict[str, Any], exchange: str, routing_key: str, *, mandatory: bool = False
     ) -> None:
-        outgoing = Outgoing(
+        outgoing = Letter(
             exchange,
             routing_key,
             dumps(message).encode("utf-8"),
@@ -269,7 +269,7 @@ class Channel(KombuChannel):
             )
         except UnknownExchange as error:
             raise not_found("exchange", exchange, "Basic.publish") from error
-        except Unroutable as error:
+        except NoRoute as error:
             raise no_route(exchange, routing_key) from error
         ring(bells)
 

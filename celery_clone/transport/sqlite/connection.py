@@ -31,10 +31,10 @@ from kombu.log import get_logger
 from kombu.transport import base, virtual
 from kombu.utils.json import loads
 
-from celery_clone.transport.sqlite.broker import Broker
+from celery_clone.transport.sqlite.broker import EmbeddedBroker
 from celery_clone.transport.sqlite.channel import Channel
 from celery_clone.transport.sqlite.database import BUSY_TIMEOUT_S, Database, DatabaseUnavailable, locate
-from celery_clone.transport.sqlite.session import POLL_S, VISIBILITY_TIMEOUT_S, Session, ring
+from celery_clone.transport.sqlite.session import POLL_S, VISIBILITY_TIMEOUT_S, BrokerSession, ring
 from celery_clone.transport.sqlite.tables import BROKER_TABLES, Claimed
 
 __all__ = ("Transport", "open_broker", "read_seconds")
@@ -68,7 +68,7 @@ class Transport(KombuTransport):
         path, self.options = connection_settings(client)
         self.broker = open_broker(path, self.options)
         visibility_timeout_s = read_seconds(self.options, "visibility_timeout", VISIBILITY_TIMEOUT_S)
-        self.session = Session(
+        self.session = BrokerSession(
             self.broker,
             # A process that only computes between fetching and acknowledging does not renew.
             lease_s=visibility_timeout_s,
@@ -277,9 +277,9 @@ def read_seconds(options: Mapping[str, Any], name: str, default: float) -> float
     return seconds
 
 
-def open_broker(path: str, options: Mapping[str, Any]) -> Broker:
+def open_broker(path: str, options: Mapping[str, Any]) -> EmbeddedBroker:
     """The queues in the file *path*, opened with transport *options* when first used."""
-    return Broker(
+    return EmbeddedBroker(
         Database(
             path,
             BROKER_TABLES,

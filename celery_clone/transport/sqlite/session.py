@@ -1,7 +1,7 @@
 """A process's presence in the broker's file: its lease, its doorbell, what it consumes, whom it buries.
 
 Owned by one kombu transport or one ``transport.sqlite_source``, used by the thread that consumes.
-It decides when another session is dead.  It starts no thread: its owner calls :meth:`Session.keep`
+It decides when another session is dead.  It starts no thread: its owner calls :meth:`BrokerSession.keep`
 from a timer or from the loop that waits.
 """
 
@@ -13,12 +13,12 @@ import time
 from collections.abc import Collection, Iterable
 
 from celery_clone.transport.sqlite import doorbell
-from celery_clone.transport.sqlite.broker import Broker
+from celery_clone.transport.sqlite.broker import EmbeddedBroker
 from celery_clone.transport.sqlite.database import file_mode
 from celery_clone.transport.sqlite.doorbell import Doorbell, Sign
 from celery_clone.transport.sqlite.tables import Claimed, Other, Settlement
 
-__all__ = ("Session", "ring")
+__all__ = ("BrokerSession", "ring")
 
 POLL_S = 1.0
 """How often a waiting session looks by itself, in case a ring was lost."""
@@ -26,7 +26,7 @@ POLL_WITHOUT_BELL_S = 0.05
 VISIBILITY_TIMEOUT_S = 3600.0
 
 
-class Session:
+class BrokerSession:
     """What one consumer holds and waits for.  Made on the first use, again after it was given up.
 
     Args:
@@ -40,7 +40,7 @@ class Session:
 
     def __init__(
         self,
-        broker: Broker,
+        broker: EmbeddedBroker,
         *,
         lease_s: float,
         visibility_timeout_s: float = VISIBILITY_TIMEOUT_S,
@@ -147,7 +147,7 @@ class Session:
         if bell is not None:
             bell.close()
 
-    def resume(self, broker: Broker) -> None:
+    def resume(self, broker: EmbeddedBroker) -> None:
         """Go on after :meth:`pause`, over another connection to the same file."""
         self.broker = broker
         number = self.id
@@ -255,5 +255,5 @@ class Witness:
 
 
 def ring(addresses: list[str]) -> None:
-    """Wake those who wait; whoever is not there any more is found by the next :meth:`Session.keep`."""
+    """Wake those who wait; whoever is not there any more is found by the next :meth:`BrokerSession.keep`."""
     doorbell.ring(addresses)

@@ -70,11 +70,11 @@ class UnknownExchange(LookupError):
     """A message was sent to an exchange that nobody declared."""
 
 
-class Unroutable(LookupError):
+class NoRoute(LookupError):
     """No queue is bound for this exchange and routing key."""
 
 
-class Outgoing(NamedTuple):
+class Letter(NamedTuple):
     """One message text on its way to the queues of an exchange; *ttl_s* in seconds."""
 
     exchange: str

@@ -16,7 +16,7 @@ from celery_clone.message.outgoing import TaskMessage
 from celery_clone.message.protocol import task_message_v2
 from celery_clone.transport.protocols import Destination, SendOptions
 from celery_clone.transport.sqlite.session import ring
-from celery_clone.transport.sqlite.tables import Outgoing, QueueTraits
+from celery_clone.transport.sqlite.tables import Letter, QueueTraits
 from celery_clone.transport.sqlite_source import SqliteSource, encode
 from celery_clone.utils.ids import uuid
 
@@ -190,7 +190,7 @@ def test_a_parked_delivery_comes_to_anybody_when_it_is_due(connection, open_sour
 
 def test_a_delivery_that_cannot_be_used_lies_in_the_dead_queue(connection, open_source) -> None:
     connection.transport.broker.declare_queue("tasks", QueueTraits(), 0)
-    connection.transport.broker.publish([Outgoing("", "tasks", b"\xffgarbage")], time.time())
+    connection.transport.broker.publish([Letter("", "tasks", b"\xffgarbage")], time.time())
     source = open_source()
     (delivery,) = source.take(1)
     assert delivery.problem is not None

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from celery_clone.transport.sqlite.broker import Broker
+from celery_clone.transport.sqlite.broker import EmbeddedBroker
 from celery_clone.transport.sqlite.database import Database
 from celery_clone.transport.sqlite.tables import (
     BROKER_TABLES,
     Claimed,
-    Outgoing,
+    Letter,
+    NoRoute,
     QueueTraits,
     Settlement,
     UnknownExchange,
-    Unroutable,
 )
 
 NOW = 1_000_000.0
@@ -27,7 +27,7 @@ class House:
     """A broker, with the few words the tests need."""
 
     def __init__(self, path: Path) -> None:
-        self.broker = Broker(Database(str(path), BROKER_TABLES))
+        self.broker = EmbeddedBroker(Database(str(path), BROKER_TABLES))
 
     def queue(self, name: str, **traits: Any) -> int:
         return self.broker.declare_queue(name, QueueTraits(**traits), NOW).id
@@ -42,7 +42,7 @@ class House:
         return self.broker.enter(bell, "1@here", 10.0, queues)
 
     def send(self, key: str, text: str, exchange: str = "", **how: Any) -> list[str]:
-        return self.broker.publish([Outgoing(exchange, key, text.encode(), **how)], NOW)
+        return self.broker.publish([Letter(exchange, key, text.encode(), **how)], NOW)
 
     def claim(self, session: int, *queues: int, **how: Any) -> list[str]:
         return [message.body.decode() for message in self.claimed(session, *queues, **how)]
@@ -276,9 +276,9 @@ def test_a_message_to_an_undeclared_exchange_is_refused(house: House) -> None:
 def test_a_batch_with_an_unroutable_message_is_refused_whole_when_mandatory(house: House) -> None:
     house.queue("a")
     house.exchange("ex", "direct", a=["one"])
-    batch = [Outgoing("ex", "one", b"fine"), Outgoing("ex", "elsewhere", b"lost")]
+    batch = [Letter("ex", "one", b"fine"), Letter("ex", "elsewhere", b"lost")]
 
-    with pytest.raises(Unroutable):
+    with pytest.raises(NoRoute):
         house.broker.publish(batch, NOW, mandatory=True)
 
     assert house.ready("a") == 0
@@ -286,7 +286,7 @@ def test_a_batch_with_an_unroutable_message_is_refused_whole_when_mandatory(hous
 
 def test_an_unroutable_message_goes_to_the_queue_for_such_if_there_is_one(house: House) -> None:
     house.exchange("ex", "direct")
-    lost = Outgoing("ex", "elsewhere", b"lost")
+    lost = Letter("ex", "elsewhere", b"lost")
 
     house.broker.publish([lost], NOW)
     house.broker.publish([lost], NOW, unroutable_queue="strays")
