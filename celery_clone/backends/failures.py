@@ -180,16 +180,18 @@ def takes_failure(errback: Any) -> bool:
 
     A bound task is always sent, because it may want to retry.
     """
-    header = getattr(errback.type, "__header__", None)
-    if header is None or isinstance(header, partial):
+    task = errback.type
+    # What a task was made from; its ``__header__`` only checks arguments and tells none.
+    function = getattr(task, "__wrapped__", None) if hasattr(task, "__header__") else None
+    if function is None or getattr(function, "__self__", None) == task:
         return False
     if not errback.immutable and (errback.args or errback.kwargs):
         try:
             # What is stored on the signature is not asked for any more.
-            return arity_greater(partial(header, *errback.args, **errback.kwargs), 1)
+            return arity_greater(partial(function, *errback.args, **errback.kwargs), 1)
         except (TypeError, ValueError):
             pass  # the stored arguments do not fit; the call will say so
-    return arity_greater(header, 1)
+    return arity_greater(function, 1)
 
 
 def send_errbacks(app: Any, errbacks: list[Any], request: Any) -> None:
