@@ -13,6 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A class name means one thing in the whole package. These stand twice, because others look for them there.
 PUBLIC_TWICE = {
+    "Beat": "the beat program, and the worker's step that embeds it",
     "Consumer": "the consumer of a worker, and the worker's step that owns it",
     "Control": "app.control, and the consumer's step that listens to it",
     "Events": "app.events, and the consumer's step that sends them",
