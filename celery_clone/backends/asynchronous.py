@@ -290,6 +290,7 @@ class AsyncBackendMixin:
     _pending_results: Any
     _pending_messages: Any
     _ensure_not_eager: Callable[[], None]
+    _flush_deferred: Callable[..., None]
 
     keeps_unexpected = True
     """Does the store hand out each result once, so that one nobody waits for yet must be kept?"""
@@ -366,6 +367,7 @@ class AsyncBackendMixin:
             celery_clone.exceptions.TimeoutError: it took longer than ``timeout`` seconds.
         """
         self._ensure_not_eager()
+        self._flush_deferred()  # what is waited for may wait here itself
         for _ in self._wait_for_pending(result, **kwargs):
             pass
         return result.maybe_throw(callback=callback, propagate=propagate)
@@ -393,6 +395,7 @@ class AsyncBackendMixin:
     ) -> Iterator[tuple[str, Any]]:
         """Yield ``(id, meta)`` of the members of *result* as they end; of a group ``(id, its results)``."""
         self._ensure_not_eager()
+        self._flush_deferred()
         bucket: deque[Any] = deque()
         waiting = []
         for node in result.results:
@@ -528,6 +531,8 @@ class BaseResultConsumer:
         p = _Arrival(result) if hasattr(result, "_cache") else result.on_ready
         left = None if end is None else max(0.0, end - time.monotonic())
         with self._listening(on_message, result):
+            if not left and left is not None:
+                self._look_once(p)
             try:
                 yield from self.drain_events_until(p, left, on_interval)
             except TimeoutError:
@@ -546,11 +551,21 @@ class BaseResultConsumer:
         if unread:
             self.read(unread)
         with self._listening(on_message, result):
+            if not timeout and timeout is not None:
+                self._look_once(_Filled(bucket))
             try:
                 for _ in self.drain_events_until(_Filled(bucket), timeout, on_interval):
                     pass
             except TimeoutError:
                 raise ResultTimeout("The operation timed out.") from None
+
+    def _look_once(self, p: Any) -> None:
+        """Read what is there, for a wait without time."""
+        try:
+            if not p.ready:
+                self.drainer.wait_for(p, self.drain_events, timeout=0)
+        except TimeoutError:
+            pass  # nothing was there
 
     def on_wait_for_pending(self, result: Any, timeout: float | None = None, **kwargs: Any) -> None:
         """Called before a wait: the place to read what ended before it was subscribed to."""

@@ -164,6 +164,9 @@ class Backend:
     #: How a store that repeats its operations does so: seconds and numbers.
     retry_policy: Any = {"max_retries": 20, "interval_start": 0, "interval_step": 1, "interval_max": 1}
 
+    #: Holds the results of this process that wait, once :meth:`defer_results` was called.
+    _writer: Any = None
+
     def __init__(
         self,
         app: Any,
@@ -592,8 +595,15 @@ class Backend:
         """
         return None
 
+    def _flush_deferred(self, task_id: str | None = None) -> None:
+        """Store deferred results now: all of them, or those of one task if there are any."""
+        writer = self._writer
+        if writer is not None and (writer.pending if task_id is None else writer.holds(task_id)):
+            writer.flush()
+
     def forget(self, task_id: str) -> None:
         """Remove what is stored of a task."""
+        self._flush_deferred(task_id)
         self._cache.pop(task_id, None)
         self._ensure_retryable(self._forget, task_id)
 
@@ -642,6 +652,7 @@ class Backend:
         def not_read(text: str) -> BackendGetMetaError:
             return BackendGetMetaError(text, task_id=task_id)
 
+        self._flush_deferred(task_id)
         meta = self._ensure_retryable(
             self._get_task_meta_for, task_id, fallback_exc=not_read, fallback_msg="failed to get meta"
         )
@@ -762,6 +773,9 @@ class Backend:
 
     def cleanup(self) -> None:
         """Remove expired results; called daily by ``celery.backend_cleanup``."""
+
+    def close(self) -> None:
+        """Let go of connections; the next use makes new ones.  Legal twice."""
 
     def process_cleanup(self) -> None:
         """Called after each task, in the process that ran it."""

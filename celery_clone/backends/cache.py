@@ -245,6 +245,12 @@ class CacheBackend(KeyValueStoreBackend):
             self._client = os.getpid(), client
         return client
 
+    def close(self) -> None:
+        """Let go of connections; the next use makes new ones.  Legal twice."""
+        (pid, client), self._client = self._client, (0, None)
+        if pid == os.getpid() and hasattr(client, "close"):
+            client.close()
+
     def _time_to_live(self, given: Any) -> int:
         seconds = int(given or 0)
         if seconds > MAX_RELATIVE_EXPIRES and self.Client is not DummyClient:

@@ -144,14 +144,26 @@ def ends_in(header: Any) -> int:
     return sum(ends_in(result) if isinstance(result, GroupResult) else 1 for result in header.results)
 
 
+def failed_member(backend: Any, header: Any) -> str | None:
+    """The id of the first member of *header* that failed."""
+    for result in header.results:
+        if isinstance(result, GroupResult):
+            found = failed_member(backend, result)
+            if found is not None:
+                return found
+        elif backend.get_state(result.id) in states.PROPAGATE_STATES:
+            return str(result.id)
+    return None
+
+
 def finish_counted(backend: Any, group_id: str, header: Any, body: Any) -> None:
     """All members have ended: read their values and send the body."""
     try:
         try:
             values = joined(header, backend.app.conf.result_chord_join_timeout)
         except Exception as exc:
-            culprit = next(header._failed_join_report(), None)
-            reason = repr(exc) if culprit is None else f"Dependency {culprit.id} raised {exc!r}"
+            culprit = failed_member(backend, header)
+            reason = repr(exc) if culprit is None else f"Dependency {culprit} raised {exc!r}"
             logger.exception("Chord %r raised: %r", group_id, reason)
             backend.chord_error_from_stack(body, chord_error(reason, exc))
         else:

@@ -94,8 +94,7 @@ class ResultConsumer(ReconnectingConsumer):
         """Let go of the parent's connection without a word to the broker."""
         connection, bell = self._connection, self._bell
         self._forget()
-        if connection is not None:
-            connection.collect()
+        abandon(connection)
         for descriptor in bell or ():
             os.close(descriptor)
 
@@ -128,6 +127,9 @@ class ResultConsumer(ReconnectingConsumer):
         finally:
             self._queues.clear()
             self._disconnect()
+            for descriptor in self._bell or ():
+                os.close(descriptor)
+            self._bell = None
             self._lock.release()
 
     # -- queues
@@ -175,7 +177,10 @@ class ResultConsumer(ReconnectingConsumer):
             self.on_state_change(meta, None)
         if self._bell is not None:
             # The thread that waits for the socket may be the one that is waiting for this.
-            os.write(self._bell[1], b"x")
+            try:
+                os.write(self._bell[1], b"x")
+            except BlockingIOError:
+                pass  # it has been rung often enough
 
     def _connect(self) -> None:
         connection = self.app.connection()
@@ -217,18 +222,18 @@ class ResultConsumer(ReconnectingConsumer):
     # -- reading
 
     def _wait_readable(self, connection: Any, timeout: float) -> bool:
-        socket = socket_of(connection)
-        if socket is None or self._bell is None:
+        socket, bell = socket_of(connection), self._bell
+        if socket is None or bell is None:
             # The transport knows itself how to wait, and is not to be used by two threads at once.
             with self._lock:
                 if self._connection is connection:
                     self._drain(min(timeout, BUSY_SLICE_S))
             return True
-        there = wait_readable((socket, self._bell[0]), timeout)
+        there = wait_readable((socket, bell[0]), timeout)
         try:
-            os.read(self._bell[0], 4096)
-        except BlockingIOError:
-            pass  # it was the socket
+            os.read(bell[0], 4096)
+        except OSError:
+            pass  # it was the socket, or the store was closed
         return there
 
     def _drain(self, timeout: float) -> bool:
@@ -280,7 +285,15 @@ def socket_of(connection: Any) -> Any:
     """The socket of an AMQP connection; ``None`` for transports that have none to wait for."""
     if connection is None or connection.transport.driver_type != "amqp":
         return None
-    return getattr(connection.connection, "sock", None)
+    # Not the property without the underscore: that one connects.
+    return getattr(connection._connection, "sock", None)
+
+
+def abandon(connection: Any) -> None:
+    """In a forked child: close the copy of the parent's socket, and leave the connection as it is."""
+    socket = socket_of(connection)
+    if socket is not None and socket.fileno() != -1:
+        os.close(socket.detach())
 
 
 _consumers: weakref.WeakSet[ResultConsumer] = weakref.WeakSet()
@@ -329,8 +342,7 @@ class ResultSender:
         """Let go of the parent's connection without a word to the broker."""
         connection = self._connection
         self._forget()
-        if connection is not None:
-            connection.collect()
+        abandon(connection)
 
     def close(self) -> None:
         """Disconnect.  Legal twice."""
@@ -476,7 +488,6 @@ class RPCBackend(Backend, AsyncBackendMixin):
         self.auto_delete = auto_delete
         # One connection serves all threads, so a result may be read by another one than sent the call.
         self.thread_safe = True
-        self._writer: ResultWriter | None = None
         self._begin_empty()
         self.sender = ResultSender(self)
         self.result_consumer = self.ResultConsumer(
@@ -536,6 +547,12 @@ class RPCBackend(Backend, AsyncBackendMixin):
     def as_uri(self, include_password: bool = True) -> str:
         """``rpc://``."""
         return "rpc://"
+
+    def close(self) -> None:
+        """Send what waits, remove the reply queues and let go of connections.  Legal twice."""
+        self._flush_deferred()
+        self.sender.close()
+        self.result_consumer.close()
 
     def revive(self, channel: Any) -> None:
         """Nothing: connections are made again when they are needed."""
@@ -620,11 +637,6 @@ class RPCBackend(Backend, AsyncBackendMixin):
         while self._pending_messages.get(task_id):
             super()._take_kept(task_id)
 
-    def wait_for_pending(self, result: Any, *args: Any, **kwargs: Any) -> Any:
-        """Wait for the end of a task; its value, or its error raised."""
-        self._flush()
-        return super().wait_for_pending(result, *args, **kwargs)
-
     # --- the worker's side ---------------------------------------------------------------
 
     def destination_for(self, task_id: str, request: Any) -> tuple[str, str]:
@@ -673,16 +685,12 @@ class RPCBackend(Backend, AsyncBackendMixin):
 
     def defer_results(self) -> ResultWriter:
         """From now on let the results of this process wait for the writer's ``flush()``."""
-        if self._writer is None:
-            self._writer = ResultWriter(self._send_deferred)
-        return self._writer
+        writer: ResultWriter = self._writer or ResultWriter(self._send_deferred)
+        self._writer = writer
+        return writer
 
     def _send_deferred(self, batch: Sequence[Deferred]) -> None:
         self._ensure_retryable(self.sender.send, [item.what for item in batch])
-
-    def _flush(self) -> None:
-        if self._writer is not None and self._writer.pending:
-            self._writer.flush()
 
     # --- what messages cannot do -----------------------------------------------------------
 

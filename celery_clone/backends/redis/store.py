@@ -123,7 +123,6 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         )
         self._client: Any = None
         self._client_lock = threading.Lock()
-        self._writer: ResultWriter | None = None
         self.result_consumer = self.ResultConsumer(
             self, self.app, self.accept, self._pending_results, self._pending_messages
         )
@@ -187,6 +186,15 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
     @client.setter
     def client(self, client: Any) -> None:
         self._client = client
+
+    def close(self) -> None:
+        """Store what waits, and let go of connections; the next use makes new ones.  Legal twice."""
+        self._flush_deferred()
+        self.result_consumer.stop()
+        with self._client_lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.connection_pool.disconnect()
 
     def _new_connection(self) -> Any:
         """A connection beside the pool, so that waiting needs none of its places."""
@@ -337,35 +345,15 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
 
         Those of members of chords, and states that are not final, are stored at once as before.
         """
-        if self._writer is None:
-            self._writer = ResultWriter(self._send_deferred)
-        return self._writer
+        writer: ResultWriter = self._writer or ResultWriter(self._send_deferred)
+        self._writer = writer
+        return writer
 
     def _send_deferred(self, batch: Sequence[Deferred]) -> None:
         self._ensure_retryable(self.ensure, self._store_all, ([item.what for item in batch],))
 
-    def _flush(self, task_id: str | None = None) -> None:
-        writer = self._writer
-        if writer is not None and (writer.pending if task_id is None else writer.holds(task_id)):
-            writer.flush()
-
-    def _get_task_meta_for(self, task_id: str) -> Any:
-        self._flush(task_id)
-        return super()._get_task_meta_for(task_id)
-
-    def wait_for_pending(self, result: Any, *args: Any, **kwargs: Any) -> Any:
-        """Wait for the end of a task; its value, or its error raised."""
-        self._flush()  # what is waited for may wait here itself
-        return super().wait_for_pending(result, *args, **kwargs)
-
-    def iter_native(self, result: Any, *args: Any, **kwargs: Any) -> Any:
-        """Yield ``(id, meta)`` of the members of *result* as they end."""
-        self._flush()
-        return super().iter_native(result, *args, **kwargs)
-
     def forget(self, task_id: str) -> None:
         """Remove what is stored of a task."""
-        self._flush(task_id)
         super().forget(task_id)
         self.result_consumer.cancel_for(task_id)
 
@@ -418,7 +406,7 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         def not_stored(text: str) -> BackendStoreError:
             return BackendStoreError(text, task_id=task_id, state=state)
 
-        self._flush(task_id)
+        self._flush_deferred(task_id)
         self._ensure_retryable(
             self._count_chord_part,
             request,
