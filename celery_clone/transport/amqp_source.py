@@ -47,6 +47,8 @@ class AmqpSource:
 
     survives_reconnect = False
     keeps_dead = False
+    ack_confirms = True
+    """RabbitMQ confirms a persistent message when it is on disk or acknowledged, whichever comes first."""
 
     def __init__(
         self,

@@ -15,9 +15,10 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kombu.exceptions import DecodeError
+from kombu.exceptions import ContentDisallowed, DecodeError
 
 from celery_clone import signals, states
+from celery_clone.app.task import actual_ignore_result
 from celery_clone.app.trace import LOG_RECEIVED
 from celery_clone.exceptions import (
     InvalidTaskError,
@@ -90,6 +91,14 @@ ORPHANS = 10_000
 
 WIDEST = 64
 """How many deliveries per process may be outstanding while tasks are short."""
+
+UNFIT: Mapping[str, type[Exception]] = {
+    "content": ContentDisallowed,
+    "undecodable": DecodeError,
+    "invalid": InvalidTaskError,
+    "unknown": NotRegistered,
+}
+"""What the caller of a message that turned out unfit in its process is told, by the reason."""
 
 UNKNOWN_TASK = """Received unregistered task of type {name!r}.
 The message has been ignored and discarded.
@@ -182,6 +191,8 @@ class Dispatcher:
         self.eventer: Any = None
         self.flights = state.flights
         self.waiting: deque[InFlight] = deque()
+        #: Taken and not looked at yet; there is something in it only after a connection broke in the middle.
+        self.arrived: deque[Delivery] = deque()
         self.plans: dict[str, TaskPlan] = {}
         self.limits_off = False
         #: Something may be in the broker that was not taken yet.
@@ -224,6 +235,7 @@ class Dispatcher:
         source, self.source = self.source, None
         if source is None or source.survives_reconnect:
             return
+        self.arrived.clear()
         back = {*self.pool.recall(), *(flight.seq for flight in self.waiting)}
         self.waiting.clear()
         for flight in [*self.flights.values()]:
@@ -238,6 +250,8 @@ class Dispatcher:
         flight = self.orphans.get(task_id)
         if flight is None or not delivery.redelivered:
             return False
+        if delivery.headers.get("retries") != flight.delivery.headers.get("retries"):
+            return False  # another try of the same call: a message of its own
         consumer_logger.info(
             "Task %s[%s] was given out again while it ran: not run twice.", flight.name, task_id
         )
@@ -316,6 +330,8 @@ class Dispatcher:
         source = self.source
         if source is None:
             return False
+        if self.arrived:
+            self.receive(())
         if self.stirred and not self.quiet:
             wanted = min(self._may_take(), BATCH)
             if wanted > 0:
@@ -332,13 +348,35 @@ class Dispatcher:
         return self.credit.available if self.credit.limit else self.pool.room() + BATCH
 
     def receive(self, deliveries: Sequence[Delivery]) -> None:
-        """Admit deliveries and hand over those that may run."""
-        for delivery in deliveries:
+        """Admit deliveries and hand over those that may run.
+
+        One that cannot be admitted is buried, whatever is wrong with it.
+
+        Raises:
+            Exception: what a broken connection raises.  What was not admitted then is kept for the next turn.
+        """
+        arrived = self.arrived
+        arrived.extend(deliveries)
+        while arrived:
+            delivery = arrived[0]
             try:
                 self._receive_one(delivery)
-            except (DecodeError, InvalidTaskError) as exc:
-                self.bury(delivery, str(exc))
+            except (DecodeError, InvalidTaskError, ContentDisallowed) as exc:
+                self._refuse(delivery, str(exc))
+            except self.owner.connection_errors:
+                raise
+            except Exception as exc:
+                consumer_logger.exception("A message of queue %r could not be admitted", delivery.queue)
+                self._refuse(delivery, repr(exc))
+            arrived.popleft()
         self._hand_over()
+
+    def _refuse(self, delivery: Delivery, reason: str) -> None:
+        """Bury a message that could not be admitted, and forget what was noted of it."""
+        flight = self.flights.get(self._seq)
+        if flight is not None and flight.delivery is delivery:
+            self._forget(flight)
+        self.bury(delivery, reason)
 
     def _receive_one(self, delivery: Delivery) -> None:
         peek = delivery.peek()
@@ -526,6 +564,8 @@ class Dispatcher:
         jobs: list[Job] = []
         limits: list[tuple[float | None, float | None]] = []
         wants_summary = WANT_SUMMARY if self._tells_of_tasks() else 0
+        # A publisher may be waiting for this very acknowledgement; with a queue behind it, it waits for none.
+        tell_early = len(waiting) == 1 and getattr(self.source, "ack_confirms", False)
         while waiting and len(jobs) < room:
             flight = waiting.popleft()
             if flight.seq not in self.flights:
@@ -536,7 +576,7 @@ class Dispatcher:
             plan = flight.plan
             flags = wants_summary
             has_limits = flight.limits != (None, None)
-            if not plan.short or has_limits or wants_summary:
+            if not plan.short or has_limits or wants_summary or (tell_early and plan.early):
                 flags |= TELL_BEGIN
             if plan.short:
                 flags |= MAY_WAIT
@@ -582,25 +622,35 @@ class Dispatcher:
     # --- from the pool -----------------------------------------------------------
 
     def on_reports(self, reports: Iterable[Report]) -> None:
-        """What the pool tells: runs began, ended, were lost."""
+        """What the pool tells: runs began, ended, were lost.
+
+        Raises:
+            Exception: what a broken connection raises, after all reports were taken note of.
+        """
         ended = 0
+        broken: BaseException | None = None
         for report in reports:
-            if isinstance(report, Ended):
-                self._ended(report)
-                ended += 1
-            elif isinstance(report, Began):
-                self._began(report)
-            elif isinstance(report, Lost):
-                self._lost(report)
-                ended += 1
-            elif isinstance(report, Overtime):
-                self._overtime(report)
-            elif isinstance(report, Unfit):
-                self._unfit(report)
-                ended += 1
+            try:
+                if isinstance(report, Ended):
+                    self._ended(report)
+                    ended += 1
+                elif isinstance(report, Began):
+                    self._began(report)
+                elif isinstance(report, Lost):
+                    self._lost(report)
+                    ended += 1
+                elif isinstance(report, Overtime):
+                    self._overtime(report)
+                elif isinstance(report, Unfit):
+                    self._unfit(report)
+                    ended += 1
+            except self.owner.connection_errors as exc:
+                broken = exc
         if ended:
             self.stirred = self.stirred or self._was_full(ended)
             self._hand_over()
+        if broken is not None:
+            raise broken
 
     def _was_full(self, ended: int) -> bool:
         """Did the window keep something in the broker before these ended?"""
@@ -667,8 +717,14 @@ class Dispatcher:
         if flight is None:
             return
         self.credit.settled()
+        known = report.why in UNFIT
+        error = UNFIT[report.why](report.detail) if known else RuntimeError(report.detail)
+        self._fail(flight, error)
         if flight.owed:
+            flight.owed = False
             self.bury(flight.delivery, report.detail)
+        else:
+            request_logger.error("Task %s[%s] was not run to its end: %s", flight.name, flight.id, report.detail)
 
     def _settle(self, flight: InFlight, how: Settle) -> None:
         """Acknowledge, drop or give back; once, and only on the connection it came over."""
@@ -729,7 +785,7 @@ class Dispatcher:
         )
         request_logger.error("Task handler raised error: %r", error, extra={"data": {"id": flight.id}})
         how = settle_on_loss(flight.plan.ack)
-        if how is Settle.REQUEUE and flight.owed and self.source is not None:
+        if how is Settle.REQUEUE:
             self._event(flight, "task-rejected", requeue=True)
         elif flight.plan.task.retry_on_worker_lost:
             self._retry_lost(flight, error)
@@ -746,16 +802,19 @@ class Dispatcher:
             self._fail(flight, error)
             return
         context = request._context
-        task.signature_from_request(
-            context, retries=retries, countdown=task.default_retry_delay
-        ).apply_async()
-        task.backend.mark_as_retry(flight.id, error, "", request=context)
+        try:
+            task.signature_from_request(context, retries=retries, countdown=task.default_retry_delay).apply_async()
+            task.backend.mark_as_retry(flight.id, error, "", request=context)
+        except Exception as exc:
+            request_logger.exception("Task %s[%s] could not be sent again: %r", flight.name, flight.id, exc)
+            self._fail(flight, error)
+            return
         self._event(flight, "task-retried", exception=repr(error), traceback="")
 
     def _fail(self, flight: InFlight, error: BaseException) -> None:
         """Store a failure that the task's process could not."""
-        task, context = flight.plan.task, flight.request._context
-        store = not task.ignore_result or bool(task.store_errors_even_if_ignored)
+        task, context = flight.plan.task, self._context_of(flight)
+        store = not actual_ignore_result(task, context) or bool(task.store_errors_even_if_ignored)
         try:
             task.backend.mark_as_failure(flight.id, error, request=context, store_result=store)
         except Exception as exc:
@@ -777,6 +836,14 @@ class Dispatcher:
         )
         self._event(flight, "task-failed", exception=repr(error), traceback="")
 
+    def _context_of(self, flight: InFlight) -> Any:
+        """What the task would have seen as its request, as far as the message can be read."""
+        try:
+            return flight.request._context
+        except (InvalidTaskError, DecodeError) as exc:
+            request_logger.debug("The headers of task %s[%s] cannot be read: %s", flight.name, flight.id, exc)
+            return Request.context_of({"id": flight.id, "task": flight.name}, flight.delivery.properties, self.hostname)
+
     def _discard(self, flight: InFlight, verdict: Discard) -> None:
         """Do not run a revoked or expired task; say so in the result store, the log and the events."""
         request_logger.info("Discarding revoked task: %s[%s]", flight.name, flight.id)
@@ -789,7 +856,7 @@ class Dispatcher:
         self, flight: InFlight, *, terminated: bool, signum: int | None, expired: bool
     ) -> None:
         task = flight.plan.task
-        context = flight.request._context
+        context = self._context_of(flight)
         reason = "terminated" if terminated else "expired" if expired else "revoked"
         store = not task.ignore_result or bool(task.store_errors_even_if_ignored)
         try:
