@@ -308,15 +308,21 @@ class Dispatcher:
 
     def rebuild_plans(self) -> None:
         """Read the tasks' options anew (a rate or time limit was changed, modules were reloaded)."""
-        waiting = {name: plan.bucket.waiting for name, plan in self.plans.items() if plan.bucket is not None}
+        limited: list[InFlight] = []
+        for plan in self.plans.values():
+            if plan.bucket is not None:
+                # Emptied, as its timer may still be running.
+                limited.extend(plan.bucket.waiting)
+                plan.bucket.waiting.clear()
         self.plans.clear()
-        for name, flights in waiting.items():
-            plan = self.plan(name)
-            if plan is not None and plan.bucket is not None:
-                plan.bucket.waiting.extend(flights)
-                self._drain_bucket(plan.bucket)
-            else:
-                self.waiting.extend(flights)
+        for flight in self.flights.values():
+            if flight.phase is not Phase.BEGUN:
+                flight.plan = self.plan(flight.name) or flight.plan
+        for flight in limited:
+            if flight.seq in self.flights:
+                self.credit.repay()
+                flight.phase = Phase.WAITING
+                self._run(flight)
 
     # --- in --------------------------------------------------------------------
 
@@ -500,11 +506,15 @@ class Dispatcher:
         self.waiting.append(flight)
 
     def _drain_bucket(self, bucket: RateBucket) -> None:
-        while bucket.waiting and bucket.take(self.monotonic()):
-            flight = bucket.waiting.popleft()
-            if flight.seq in self.flights:
-                self._release(flight)
-        if bucket.waiting:
+        waiting = bucket.waiting
+        while waiting:
+            if waiting[0].seq not in self.flights:
+                waiting.popleft()  # given back or forgotten meanwhile: it costs nobody a token
+            elif bucket.take(self.monotonic()):
+                self._release(waiting.popleft())
+            else:
+                break
+        if waiting:
             self.timer.call_after(bucket.wait(self.monotonic()), self._drain_bucket, (bucket,))
         self._hand_over()
 
