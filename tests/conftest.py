@@ -21,6 +21,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from celery_clone import _state
 from tests.support.celery_env import celery_python as build_celery_python
 from tests.support.processes import children_of, command_line
 from tests.support.proxy import TcpProxy
@@ -239,6 +240,16 @@ def modules_stay_the_same_objects() -> Iterator[None]:
         parent, _, last = name.rpartition(".")
         if parent in before:
             setattr(before[parent], last, module)
+
+
+@pytest.fixture(autouse=True)
+def apps_of_a_test_stay_its_own() -> Iterator[None]:
+    """Shared tasks that a test declares are not in the apps of the tests after it, and its apps are nobody's default."""
+    declared, default = set(_state._on_app_finalizers), _state.default_app
+    current = _state._tls.current_app
+    yield
+    _state._on_app_finalizers.intersection_update(declared)
+    _state.default_app, _state._tls.current_app = default, current
 
 
 @pytest.fixture(autouse=True)

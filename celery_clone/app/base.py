@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from datetime import timezone as datetime_timezone
-from importlib import import_module
 from operator import attrgetter
 from types import GenericAlias
 from typing import Any
@@ -66,8 +65,6 @@ __all__ = ("App", "Celery")
 logger = get_logger(__name__)
 
 BUILTIN_FIXUPS = frozenset({"celery_clone.fixups.django:fixup"})
-BUILTIN_TASKS = "celery_clone.app.builtins"
-"""Loaded when an app is finalized: it brings kombu's serializers along."""
 OMITTED: Any = object()
 """Tells "not given" from ``None``, which clears a task's own option."""
 
@@ -512,8 +509,7 @@ class Celery:
             if auto and not self.autofinalize:
                 raise RuntimeError("Contract breach: app not finalized. Call app.finalize() first.")
             self.finalized = True
-            # Importing the module is what declares the built-in tasks.
-            import_module(BUILTIN_TASKS)
+            symbol_by_name(COMPONENTS["builtins"])(self)
             _announce_app_finalized(self)
             while self._pending:
                 maybe_evaluate(self._pending.popleft())

@@ -5,9 +5,9 @@ Added to each app when it is finalized; messages of other workers name them.  Th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from celery_clone._state import connect_on_app_finalize
 from celery_clone.canvas import chord as make_chord
 from celery_clone.canvas import chunks as make_chunks
 from celery_clone.canvas import group as make_group
@@ -20,6 +20,21 @@ __all__ = ()
 
 logger = get_logger("celery.app.builtins")
 
+DECLARATIONS: list[Callable[[Any], Any]] = []
+"""Each declares one task for an app."""
+
+
+def builtin(declare: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Have :func:`add_all` call *declare*."""
+    DECLARATIONS.append(declare)
+    return declare
+
+
+def add_all(app: Any) -> None:
+    """Declare the built-in tasks for *app*; called when it is finalized."""
+    for declare in DECLARATIONS:
+        declare(app)
+
 
 def fail_chord(app: Any, body: Any, reason: str, cause: BaseException) -> None:
     """End a chord whose body will not run."""
@@ -28,7 +43,7 @@ def fail_chord(app: Any, body: Any, reason: str, cause: BaseException) -> None:
     app.backend.chord_error_from_stack(callback=body, exc=error)
 
 
-@connect_on_app_finalize
+@builtin
 def add_backend_cleanup_task(app: Any) -> Any:
     """Removes expired results; beat calls it daily."""
 
@@ -39,7 +54,7 @@ def add_backend_cleanup_task(app: Any) -> Any:
     return backend_cleanup
 
 
-@connect_on_app_finalize
+@builtin
 def add_accumulate_task(app: Any) -> Any:
     """Gives its arguments back; ends a group that replaced a task."""
 
@@ -51,7 +66,7 @@ def add_accumulate_task(app: Any) -> Any:
     return accumulate
 
 
-@connect_on_app_finalize
+@builtin
 def add_unlock_chord_task(app: Any) -> Any:
     """Polls the members of a chord, on stores that cannot count completions themselves."""
 
@@ -118,7 +133,7 @@ def add_unlock_chord_task(app: Any) -> Any:
     return unlock_chord
 
 
-@connect_on_app_finalize
+@builtin
 def add_map_task(app: Any) -> Any:
     """Runs a task for each item, in one call."""
 
@@ -130,7 +145,7 @@ def add_map_task(app: Any) -> Any:
     return xmap
 
 
-@connect_on_app_finalize
+@builtin
 def add_starmap_task(app: Any) -> Any:
     """Runs a task for each argument tuple, in one call."""
 
@@ -142,7 +157,7 @@ def add_starmap_task(app: Any) -> Any:
     return xstarmap
 
 
-@connect_on_app_finalize
+@builtin
 def add_chunk_task(app: Any) -> Any:
     """Splits argument tuples into calls of ``celery.starmap``."""
 
@@ -153,7 +168,7 @@ def add_chunk_task(app: Any) -> Any:
     return chunks
 
 
-@connect_on_app_finalize
+@builtin
 def add_group_task(app: Any) -> Any:
     """Sends the members of a group, for messages that name it as a task."""
 
@@ -174,7 +189,7 @@ def add_group_task(app: Any) -> Any:
     return group
 
 
-@connect_on_app_finalize
+@builtin
 def add_chain_task(app: Any) -> Any:
     """Only a name: a chain is sent as its first step."""
 
@@ -185,7 +200,7 @@ def add_chain_task(app: Any) -> Any:
     return chain
 
 
-@connect_on_app_finalize
+@builtin
 def add_chord_task(app: Any) -> Any:
     """Sends a chord, for messages that name it as a task."""
 

@@ -29,6 +29,7 @@ COMPONENTS: Mapping[str, str] = MappingProxyType(
         "Worker": "celery_clone.apps.worker:Worker",
         "WorkController": "celery_clone.worker:WorkController",
         # Loaded when they are needed, since they bring kombu's serializers along.
+        "builtins": "celery_clone.app.builtins:add_all",
         "pydantic": "celery_clone.app.models:pydantic_wrapper",
         "run_eagerly": "celery_clone.app.trace:run_eagerly",
         # Functions of floors above.
