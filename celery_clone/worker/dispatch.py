@@ -23,6 +23,7 @@ from celery_clone.app.trace import LOG_RECEIVED
 from celery_clone.exceptions import (
     InvalidTaskError,
     NotRegistered,
+    Reject,
     TimeLimitExceeded,
     WorkerLostError,
 )
@@ -54,7 +55,7 @@ from celery_clone.utils.log import get_logger
 from celery_clone.utils.suggest import closest
 
 from . import state
-from .admission import Discard, Hold, Run, admit
+from .admission import Discard, Hold, Run, Verdict, admit, epoch
 from .limits import RateBucket
 from .request import Request
 from .state import InFlight, Phase
@@ -88,6 +89,9 @@ BATCH = 64
 
 ORPHANS = 10_000
 """Runs remembered after their connection was lost, so that their messages are not run again."""
+
+LOOK_S = 0.05
+"""How long a loop without a hub waits for the pool before it looks at the broker again."""
 
 WIDEST = 64
 """How many deliveries per process may be outstanding while tasks are short."""
@@ -191,6 +195,8 @@ class Dispatcher:
         self.eventer: Any = None
         self.flights = state.flights
         self.waiting: deque[InFlight] = deque()
+        #: What was raised when the broker could not be told something; the next turn raises it.
+        self.broken: BaseException | None = None
         #: Taken and not looked at yet; there is something in it only after a connection broke in the middle.
         self.arrived: deque[Delivery] = deque()
         self.plans: dict[str, TaskPlan] = {}
@@ -202,9 +208,17 @@ class Dispatcher:
         #: Runs whose connection was lost before they were acknowledged, by task id, and how they ended.
         self.orphans: LRUCache = LRUCache(limit=ORPHANS)
         self.orphan_ends: dict[str, Settle] = {}
+        #: When jobs with the pool must no longer begin, by number, in epoch seconds.
+        self.expiring: dict[int, float] = {}
+        #: Tags of deliveries that the task's own handler settles.
+        self.handled: set[str] = set()
         self._seq = 0
         self._watching_slots = False
         self._logs_received = received_logger.isEnabledFor(logging.INFO)
+        #: What is raised when a connection is lost.
+        self.lost: tuple[type[BaseException], ...] = (*owner.connection_errors, *owner.channel_errors)
+        #: Does a task hold up the loop?
+        self.pool_runs_here = bool(getattr(pool, "runs_here", False))
 
     # --- set-up --------------------------------------------------------------
 
@@ -222,6 +236,7 @@ class Dispatcher:
         self.eventer = eventer
         self.quiet = False
         self.stirred = True
+        self.broken = None
         unsettled, self.unsettled = self.unsettled, []
         for tag, how in unsettled:
             self._tell_source(tag, how)
@@ -233,9 +248,12 @@ class Dispatcher:
         the delivery stays ours; runs that go on keep their flights.
         """
         source, self.source = self.source, None
+        self.broken = None
         if source is None or source.survives_reconnect:
             return
         self.arrived.clear()
+        self.credit.settled(len(self.handled))
+        self.handled.clear()
         back = {*self.pool.recall(), *(flight.seq for flight in self.waiting)}
         self.waiting.clear()
         for flight in [*self.flights.values()]:
@@ -258,12 +276,18 @@ class Dispatcher:
         flight.delivery = delivery
         flight.owed = True
         if flight.seq in self.flights:
-            if flight.plan.early:
+            if flight.plan.early and flight.phase is Phase.BEGUN:
                 self._settle(flight, Settle.ACK)
         else:
             self._settle(flight, self.orphan_ends.pop(task_id, Settle.ACK))
         self.orphans.pop(task_id, None)
         return True
+
+    def abandon(self, flight: InFlight) -> None:
+        """Give up a run that was cancelled: what becomes of it is nothing, and its message may run anew."""
+        self._forget(flight)
+        flight.owed = False
+        self.orphans.pop(flight.id, None)
 
     def _forget(self, flight: InFlight | None) -> None:
         if flight is None or self.flights.pop(flight.seq, None) is None:
@@ -295,10 +319,15 @@ class Dispatcher:
 
     def wait(self, timeout: float) -> None:
         """Take, waiting at most *timeout* seconds for a delivery; for loops without a hub."""
+        self._raise_broken()
         self._hand_over()
         source = self.source
         if source is None or self.quiet:
             return
+        # There are two to wait for and one can be waited for: what is at work is looked at often.
+        busy = not getattr(self.pool, "green", False) and len(self.flights) > self.credit.lent
+        self.pool.wait(min(timeout, LOOK_S) if busy else 0.0)
+        timeout = 0.0 if busy else timeout
         room = self.credit.available if self.credit.limit else BATCH
         if room > 0:
             self.receive(source.take(min(room, BATCH), timeout))
@@ -333,6 +362,7 @@ class Dispatcher:
         """
         if self.waiting:
             self._hand_over()
+        self._raise_broken()
         source = self.source
         if source is None:
             return False
@@ -349,6 +379,11 @@ class Dispatcher:
                 return self.stirred and self._may_take() > 0
         source.flush()
         return False
+
+    def _raise_broken(self) -> None:
+        broken, self.broken = self.broken, None
+        if broken is not None:
+            raise broken
 
     def _may_take(self) -> int:
         return self.credit.available if self.credit.limit else self.pool.room() + BATCH
@@ -369,7 +404,8 @@ class Dispatcher:
                 self._receive_one(delivery)
             except (DecodeError, InvalidTaskError, ContentDisallowed) as exc:
                 self._refuse(delivery, str(exc))
-            except self.owner.connection_errors:
+            except self.lost:
+                self._undo(delivery)
                 raise
             except Exception as exc:
                 consumer_logger.exception("A message of queue %r could not be admitted", delivery.queue)
@@ -379,10 +415,13 @@ class Dispatcher:
 
     def _refuse(self, delivery: Delivery, reason: str) -> None:
         """Bury a message that could not be admitted, and forget what was noted of it."""
+        self._undo(delivery)
+        self.bury(delivery, reason)
+
+    def _undo(self, delivery: Delivery) -> None:
         flight = self.flights.get(self._seq)
         if flight is not None and flight.delivery is delivery:
             self._forget(flight)
-        self.bury(delivery, reason)
 
     def _receive_one(self, delivery: Delivery) -> None:
         peek = delivery.peek()
@@ -404,7 +443,7 @@ class Dispatcher:
             self.refuse_unknown(delivery, name, task_id)
             return
         if plan.handler is not None:
-            self.owner.handle_legacy(plan.handler, delivery)
+            self._hand_to_handler(plan.handler, delivery)
             return
         if self.orphans and self._adopt(delivery, task_id):
             return
@@ -412,14 +451,9 @@ class Dispatcher:
         flight = InFlight(self._seq, delivery, plan, name, task_id, self._make_request)
         flight.received_at = self.clock()
         flight.limits = plan.soft_hard if plain else self._limits_of(delivery, plan)
-        verdict = admit(
-            task_id,
-            plain,
-            lambda: headers_of(delivery),
-            flight.received_at,
-            state.revoked,
-            state.revoked_stamps,
-        )
+        verdict = self._verdict(flight, plain)
+        if not plain:
+            flight.expires = epoch(headers_of(delivery).get("expires"), "expires")
         self.flights[flight.seq] = flight
         self.credit.taken(1)
         self._announce_received(flight)
@@ -429,6 +463,57 @@ class Dispatcher:
             self._hold(flight, verdict.due)
         else:
             self._discard(flight, verdict)
+
+    def _hand_to_handler(self, handler: Any, delivery: Delivery) -> None:
+        """Leave a delivery to the task's own handler, which settles it through this object."""
+        delivery.source = self
+        self.handled.add(delivery.tag)
+        self.credit.taken(1)
+        try:
+            self.owner.handle_legacy(handler, delivery)
+        except (DecodeError, InvalidTaskError, ContentDisallowed):
+            raise
+        except Exception as exc:
+            consumer_logger.exception("The handler of messages of queue %r raised: %r", delivery.queue, exc)
+            raise InvalidTaskError(f"its handler raised {exc!r}") from exc
+
+    def ack(self, tags: Iterable[str]) -> None:
+        """A task's own handler is done with its deliveries."""
+        for tag in tags:
+            self._settle_handled(tag, Settle.ACK)
+
+    def reject(self, tag: str, *, requeue: bool) -> None:
+        """A task's own handler gives a delivery up, or back."""
+        self._settle_handled(tag, Settle.REQUEUE if requeue else Settle.DROP)
+
+    def _settle_handled(self, tag: str, how: Settle) -> None:
+        if tag not in self.handled:
+            return  # of a connection that is lost: the broker has given it out again
+        self._let_go(tag)
+        self.stirred = True
+        if self.source is None:
+            self.unsettled.append((tag, how))
+        else:
+            self._tell_source(tag, how)
+
+    def _let_go(self, tag: str) -> None:
+        if tag in self.handled:
+            self.handled.discard(tag)
+            self.credit.settled()
+
+    def _verdict(self, flight: InFlight, plain: bool) -> Verdict:
+        """What to do with a task as things stand now."""
+        delivery = flight.delivery
+        return admit(
+            flight.id, plain, lambda: headers_of(delivery), self.clock(), state.revoked, state.revoked_stamps
+        )
+
+    def _is_over(self, flight: InFlight) -> Discard | None:
+        """Was it revoked, or has its time run out, since it was admitted?"""
+        if flight.expires is None and not state.revoked and not state.revoked_stamps:
+            return None
+        verdict = self._verdict(flight, flight.expires is None)
+        return verdict if isinstance(verdict, Discard) else None
 
     def _limits_of(self, delivery: Delivery, plan: TaskPlan) -> tuple[float | None, float | None]:
         """(soft, hard) seconds: those of the message, else of the task."""
@@ -534,9 +619,10 @@ class Dispatcher:
     def _due(self, flight: InFlight) -> None:
         if flight.seq not in self.flights:
             return
-        if flight.id in state.revoked:
+        over = self._is_over(flight)
+        if over is not None:
             self.credit.repay()
-            self._discard(flight, Discard(expired=False))
+            self._discard(flight, over)
             return
         remaining = (flight.due or 0.0) - self.clock()
         if remaining > 0.001:
@@ -580,13 +666,16 @@ class Dispatcher:
             flight = waiting.popleft()
             if flight.seq not in self.flights:
                 continue
-            if state.revoked and flight.id in state.revoked:
-                self._discard(flight, Discard(expired=False))
+            over = self._is_over(flight)
+            if over is not None:
+                self._discard(flight, over)
                 continue
+            if flight.expires is not None:
+                self.expiring[flight.seq] = flight.expires
             plan = flight.plan
             flags = wants_summary
             has_limits = flight.limits != (None, None)
-            if not plan.short or has_limits or wants_summary or (tell_early and plan.early):
+            if not plan.short or has_limits or wants_summary or (plan.early and (tell_early or self.pool_runs_here)):
                 flags |= TELL_BEGIN
             if plan.short:
                 flags |= MAY_WAIT
@@ -621,24 +710,34 @@ class Dispatcher:
 
     def _look_at_slots(self) -> None:
         """Acknowledge what runs longer than was thought.  Comes back while anything is with the pool."""
+        self._watching_slots = len(self.flights) > self.credit.lent
+        if self._watching_slots:
+            self.timer.call_after(STALLED_S * 2, self._look_at_slots, ())
         now = self.monotonic()
         for seq, (pid, at) in self.pool.begun().items():
             if now - at >= STALLED_S:
                 self._began(Began(seq, pid, at))
-        self._watching_slots = bool(self.flights)
-        if self._watching_slots:
-            self.timer.call_after(STALLED_S * 2, self._look_at_slots, ())
+        if self.expiring:
+            self._look_at_clock()
+
+    def _look_at_clock(self) -> None:
+        """Take back what has expired in front of a busy process."""
+        now = self.clock()
+        over = [seq for seq, expires in self.expiring.items() if expires <= now or seq not in self.flights]
+        for seq in over:
+            del self.expiring[seq]
+        if any(seq in self.flights and self.flights[seq].phase is Phase.WAITING for seq in over):
+            self._take_back()
+            self._hand_over()
 
     # --- from the pool -----------------------------------------------------------
 
     def on_reports(self, reports: Iterable[Report]) -> None:
         """What the pool tells: runs began, ended, were lost.
 
-        Raises:
-            Exception: what a broken connection raises, after all reports were taken note of.
+        Raises nothing: the pool may be in the middle of something, a task's run included.
         """
-        ended = 0
-        broken: BaseException | None = None
+        ended = began = 0
         for report in reports:
             try:
                 if isinstance(report, Ended):
@@ -646,6 +745,7 @@ class Dispatcher:
                     ended += 1
                 elif isinstance(report, Began):
                     self._began(report)
+                    began += 1
                 elif isinstance(report, Lost):
                     self._lost(report)
                     ended += 1
@@ -654,13 +754,25 @@ class Dispatcher:
                 elif isinstance(report, Unfit):
                     self._unfit(report)
                     ended += 1
-            except self.owner.connection_errors as exc:
-                broken = exc
+            except self.lost as exc:
+                self.broken = exc
+            except Exception as exc:
+                consumer_logger.exception("The report %r could not be used: %r", report, exc)
+        if began and self.pool_runs_here:
+            # The loop stands still until the task ends, and the broker must know before.
+            self._guarded(self.flush)
         if ended:
             self.stirred = self.stirred or self._was_full(ended)
             self._hand_over()
-        if broken is not None:
-            raise broken
+
+    def _guarded(self, call: Callable[[], None]) -> bool:
+        """Call something that talks to the broker; a broken connection is for the next turn to raise."""
+        try:
+            call()
+        except self.lost as exc:
+            self.broken = exc
+            return False
+        return True
 
     def _was_full(self, ended: int) -> bool:
         """Did the window keep something in the broker before these ended?"""
@@ -681,6 +793,8 @@ class Dispatcher:
         self._event(flight, "task-started")
         if request_logger.isEnabledFor(logging.DEBUG):
             request_logger.debug("Task accepted: %s[%s] pid:%r", flight.name, flight.id, report.pid)
+        if flight.terminating is not None:
+            self.pool.kill(flight.seq, flight.terminating)
 
     def _ended(self, report: Ended) -> None:
         flight = self.flights.pop(report.seq, None)
@@ -704,8 +818,13 @@ class Dispatcher:
         elif self.credit.limit > self.base:
             # The first run that is not short ends the trust: what waits here could run elsewhere.
             self.credit.limit = self.base
-        if self._tells(plan):
-            self._tell_end(flight, Outcome.unpack(report.outcome))
+        rejected = report.outcome[0] == states.REJECTED
+        if rejected or self._tells(plan):
+            outcome = Outcome.unpack(report.outcome)
+            if rejected and not outcome.requeue:
+                # Nobody will run it again, and its caller waits.
+                self._fail(flight, Reject(outcome.summary, requeue=False))
+            self._tell_end(flight, outcome)
 
     def _tell_end(self, flight: InFlight, outcome: Outcome) -> None:
         if outcome.state == states.SUCCESS:
@@ -752,12 +871,14 @@ class Dispatcher:
         self._tell_source(flight.delivery.tag, how)
 
     def _tell_source(self, tag: str, how: Settle) -> None:
-        if self.source is None:
+        source = self.source
+        if source is None:
             return
         if how is Settle.ACK:
-            self.source.ack((tag,))
-        else:
-            self.source.reject(tag, requeue=how is Settle.REQUEUE)
+            source.ack((tag,))
+        elif not self._guarded(lambda: source.reject(tag, requeue=how is Settle.REQUEUE)):
+            if source.survives_reconnect:
+                self.unsettled.append((tag, how))
 
     # --- endings that are not the task's own ----------------------------------------
 
@@ -926,8 +1047,10 @@ class Dispatcher:
         return f"the dead-letter exchange of {delivery.queue}, if it has one"
 
     def _bury(self, delivery: Delivery, reason: str) -> None:
-        if self.source is not None:
-            self.source.bury(delivery, reason)
+        self._let_go(delivery.tag)
+        source = self.source
+        if source is not None:
+            self._guarded(lambda: source.bury(delivery, reason))
 
     # --- out -------------------------------------------------------------------------
 
@@ -939,13 +1062,17 @@ class Dispatcher:
             if flight.id not in task_ids:
                 continue
             found.append(flight.id)
-            if flight.phase is Phase.BEGUN:
-                if signum is not None:
-                    flight.terminating = signum
-                    self.pool.kill(flight.seq, signum)
-            elif flight.phase is Phase.WAITING and flight not in self.waiting and not recalled:
+            if flight.phase is Phase.WAITING and flight not in self.waiting and not recalled:
                 recalled = True
                 self._take_back()
+                # What could not be taken back runs or is about to, whether it was told yet or not.
+                for seq, (pid, at) in self.pool.begun().items():
+                    self._began(Began(seq, pid, at))
+            if signum is None or flight.phase is Phase.HELD or flight in self.waiting:
+                continue
+            flight.terminating = signum
+            if flight.phase is Phase.BEGUN:
+                self.pool.kill(flight.seq, signum)
         self._hand_over()
         return found
 
@@ -962,16 +1089,16 @@ class Dispatcher:
             return
         self.quiet = True
         source = self.source
-        if source is not None:
-            source.quiet()
+        if source is not None and not self._guarded(source.quiet):
+            consumer_logger.warning("The connection to the broker is gone: %r", self.broken)
+            self.detach()
         # What was taken out of the socket has not been begun; what is still out there has, or is about to be.
         back = {*self.pool.recall(), *(flight.seq for flight in self.waiting)}
         self.waiting.clear()
         for flight in [*self.flights.values()]:
             if flight.phase is Phase.HELD or flight.seq in back:
                 self._give_back(flight)
-        if source is not None:
-            source.flush()
+        self._guarded(self.flush)
 
     def _give_back(self, flight: InFlight) -> None:
         self._forget(flight)
@@ -989,8 +1116,7 @@ class Dispatcher:
             if flight.owed:
                 given += 1
             self._give_back(flight)
-        if self.source is not None:
-            self.source.flush()
+        self._guarded(self.flush)
         return given
 
     @property

@@ -118,6 +118,7 @@ class InFlight:
         "began_at",
         "delivery",
         "due",
+        "expires",
         "id",
         "limits",
         "name",
@@ -150,6 +151,8 @@ class InFlight:
         self.began_at: float | None = None
         self.received_at = 0.0
         self.due: float | None = None
+        #: Epoch seconds after which it must not begin.
+        self.expires: float | None = None
         self.limits: tuple[float | None, float | None] = (None, None)
         #: Signal number when somebody asked to end the run: its death is then no accident.
         self.terminating: int | None = None
