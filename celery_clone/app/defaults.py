@@ -925,7 +925,8 @@ class Conf(SettingsTable):
     task_acks_on_timeout: bool | None = setting(
         None,
         old="CELERY_ACKS_ON_TIMEOUT",
-        doc="With late acknowledgement, also acknowledge tasks that ran out of time. Unset: "
+        doc="With late acknowledgement, also acknowledge tasks that ran out of time. Off: they go back to "
+        "their queue. Unset: "
         "`task_acks_on_failure_or_timeout`.",
     )
     task_always_eager: bool = setting(
@@ -1273,7 +1274,8 @@ class Conf(SettingsTable):
     worker_disable_prefetch: bool = setting(
         False,
         old="CELERYD_DISABLE_PREFETCH",
-        doc="Take a message only when a process is free to run it. For Redis.",
+        doc="Take a message only when a process is free to run it. Exact on Redis and SQLite; a broker that "
+        "pushes (RabbitMQ) may send as many more as there are processes.",
     )
     worker_redirect_stdouts: bool = setting(
         True,

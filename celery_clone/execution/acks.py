@@ -77,7 +77,7 @@ def settle_on_timeout(rule: AckRule) -> Settle:
     """The job was killed at its hard time limit."""
     if not rule.late:
         return Settle.NONE
-    return Settle.ACK if rule.ack_on_timeout else Settle.DROP
+    return Settle.ACK if rule.ack_on_timeout else Settle.REQUEUE
 
 
 def settle_on_loss(rule: AckRule) -> Settle:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from billiard.einfo import ExceptionInfo
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from celery_clone import signals, states
@@ -897,8 +898,20 @@ class Dispatcher:
         )
         self.flights.pop(report.seq, None)
         self.credit.settled()
-        self._fail(flight, TimeLimitExceeded(report.limit))
+        error = TimeLimitExceeded(report.limit)
+        self._fail(flight, error)
+        self._call_hooks(flight, error)
         self._settle(flight, settle_on_timeout(flight.plan.ack))
+
+    def _call_hooks(self, flight: InFlight, error: Exception) -> None:
+        """The task's own ``on_failure`` and ``after_return``, which its process could not call."""
+        task, context = flight.plan.task, self._context_of(flight)
+        info = ExceptionInfo((type(error), error, None))
+        try:
+            task.on_failure(error, flight.id, context.args, context.kwargs, info)
+            task.after_return(states.FAILURE, error, flight.id, context.args, context.kwargs, info)
+        except Exception as exc:
+            request_logger.exception("A failure hook of task %s[%s] raised: %r", flight.name, flight.id, exc)
 
     def _lost(self, report: Lost) -> None:
         flight = self.flights.pop(report.seq, None)
@@ -911,36 +924,54 @@ class Dispatcher:
             self._announce_revoked(flight, terminated=True, signum=flight.terminating, expired=False)
             self._settle(flight, Settle.ACK)
             return
+        if self._has_succeeded(flight):
+            request_logger.warning(
+                "Task %s[%s] succeeded before its process was lost: %s",
+                flight.name,
+                flight.id,
+                describe_exit(report.exitcode),
+            )
+            self._settle(flight, Settle.ACK)
+            self._event(flight, "task-succeeded", result="", runtime=None)
+            return
         error = WorkerLostError(
             f"Worker exited prematurely: {describe_exit(report.exitcode)} Job: {report.seq}."
         )
         request_logger.error("Task handler raised error: %r", error, extra={"data": {"id": flight.id}})
-        how = settle_on_loss(flight.plan.ack)
-        if how is Settle.REQUEUE:
-            self._event(flight, "task-rejected", requeue=True)
-        elif flight.plan.task.retry_on_worker_lost:
-            self._retry_lost(flight, error)
+        task, how = flight.plan.task, settle_on_loss(flight.plan.ack)
+        retries = int(headers_of(flight.delivery).get("retries") or 0) + 1
+        exhausted = bool(task.retry_on_worker_lost) and task.max_retries is not None and retries > task.max_retries
+        if task.retry_on_worker_lost and not exhausted and self._retry_lost(flight, error, retries):
             how = Settle.ACK
+        elif how is Settle.REQUEUE and not exhausted:
+            self._event(flight, "task-rejected", requeue=True)
         else:
             self._fail(flight, error)
-        self._settle(flight, how if how is not Settle.NONE else Settle.ACK)
+        final = how is Settle.NONE or (exhausted and how is Settle.REQUEUE)
+        self._settle(flight, Settle.ACK if final else how)
 
-    def _retry_lost(self, flight: InFlight, error: WorkerLostError) -> None:
-        """Send the call again, as ``task.retry()`` would have, if a retry is left."""
-        task, request = flight.plan.task, flight.request
-        retries = (request.request_dict.get("retries") or 0) + 1
-        if task.max_retries is not None and retries > task.max_retries:
-            self._fail(flight, error)
-            return
-        context = request._context
+    def _has_succeeded(self, flight: InFlight) -> bool:
+        """Did its process store the result before it died?  Then there is nothing to fail or to run again."""
+        task = flight.plan.task
+        if task.ignore_result or (flight.phase is not Phase.BEGUN and not flight.plan.short):
+            return False
+        try:
+            return bool(task.backend.get_state(flight.id) == states.SUCCESS)
+        except Exception as exc:
+            request_logger.warning("The result of lost task %s[%s] cannot be read: %r", flight.name, flight.id, exc)
+            return False
+
+    def _retry_lost(self, flight: InFlight, error: WorkerLostError, retries: int) -> bool:
+        """Send the call again, as ``task.retry()`` would have; ``False`` when it cannot be sent."""
+        task, context = flight.plan.task, self._context_of(flight)
         try:
             task.signature_from_request(context, retries=retries, countdown=task.default_retry_delay).apply_async()
             task.backend.mark_as_retry(flight.id, error, "", request=context)
         except Exception as exc:
             request_logger.exception("Task %s[%s] could not be sent again: %r", flight.name, flight.id, exc)
-            self._fail(flight, error)
-            return
+            return False
         self._event(flight, "task-retried", exception=repr(error), traceback="")
+        return True
 
     def _fail(self, flight: InFlight, error: BaseException) -> None:
         """Store a failure that the task's process could not."""

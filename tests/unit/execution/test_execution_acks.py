@@ -54,7 +54,7 @@ def test_a_late_task_is_settled_by_how_it_ended(rule, outcome, expected):
     assert settle_on_end(rule, outcome) is expected
 
 
-@pytest.mark.parametrize(("acks", "expected"), [(True, Settle.ACK), (False, Settle.DROP)])
+@pytest.mark.parametrize(("acks", "expected"), [(True, Settle.ACK), (False, Settle.REQUEUE)])
 def test_a_late_task_over_its_hard_limit_follows_ack_on_timeout(acks, expected):
     assert settle_on_timeout(AckRule(late=True, ack_on_timeout=acks)) is expected
 

@@ -8,9 +8,9 @@ import pytest
 
 from celery_clone import Celery, signals, states
 from celery_clone.concurrency.solo import TaskPool as SoloPool
-from celery_clone.exceptions import NotRegistered
+from celery_clone.exceptions import NotRegistered, TimeLimitExceeded
 from celery_clone.message.delivery import Delivery
-from celery_clone.message.frames import Ended
+from celery_clone.message.frames import Ended, Overtime
 from celery_clone.worker import state
 from celery_clone.worker.state import Phase
 from tests.support.dispatching import Bench, BrokenSource, ListSource
@@ -497,3 +497,39 @@ def test_a_failing_result_store_does_not_end_the_worker(bench, early, caplog, mo
 
     assert is_clean(bench)
     assert "could not be stored" in caplog.text
+
+
+def test_a_task_over_its_hard_limit_has_its_failure_hooks_called(bench, app):
+    called = []
+
+    class Hooked(app.Task):
+        def on_failure(self, exc, task_id, args, kwargs, einfo):
+            called.append(("on_failure", task_id, type(exc)))
+
+        def after_return(self, status, retval, task_id, args, kwargs, einfo):
+            called.append(("after_return", task_id, status))
+
+    @app.task(name="t.hooked", base=Hooked, acks_late=True, acks_on_timeout=False, shared=False)
+    def hooked():
+        return "x"
+
+    flight = bench.receive(hooked, "1", tag="one")
+    bench.begin(flight)
+    bench.tell(Overtime(flight.seq, False, 3.0))
+
+    assert called == [("on_failure", "1", TimeLimitExceeded), ("after_return", "1", states.FAILURE)]
+    assert bench.source.requeued == ["one"]
+
+
+@pytest.mark.parametrize(("retries", "state"), [(0, states.RETRY), (3, states.FAILURE)], ids=["one is left", "none is left"])
+def test_a_lost_task_is_tried_again_before_its_message_goes_back(bench, app, retries, state):
+    @app.task(name="t.stubborn", acks_late=True, reject_on_worker_lost=True, retry_on_worker_lost=True, shared=False)
+    def stubborn():
+        return "x"
+
+    flight = bench.receive(stubborn, "1", tag="one", retries=retries)
+    bench.begin(flight)
+    bench.lose(flight)
+
+    assert (bench.source.acked, bench.source.requeued) == (["one"], [])
+    assert app.backend.get_state("1") == state
