@@ -1,4 +1,4 @@
-"""How many completions a signature contributes to the chord whose header it is in.
+"""How many completions a signature contributes to the chord whose header it is in, and to which.
 
 Used by ``canvas.group`` and ``canvas.chord`` when a header is sent.  Goes by ``subtask_type``, so a
 signature may be an object or the dictionary it travels as; imports nothing.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ("completions", "completions_of_all")
+__all__ = ("completions", "completions_of_all", "counted_in")
 
 
 def completions(signature: Any) -> int:
@@ -34,3 +34,17 @@ def completions_of_all(signatures: Iterable[Any]) -> int:
     if isinstance(signatures, Mapping):
         return completions(signatures)
     return sum(map(completions, signatures))
+
+
+def counted_in(signature: Any) -> str | None:
+    """Give the id of the group that the end of a frozen signature is counted in.
+
+    The end of a chain is that of its last step, the end of a chord that of its body.
+    """
+    kind = signature.get("subtask_type")
+    if kind == "chain" and signature["kwargs"]["tasks"]:
+        return counted_in(signature["kwargs"]["tasks"][-1])
+    if kind == "chord" and signature["kwargs"].get("body"):
+        return counted_in(signature["kwargs"]["body"])
+    group_id: str | None = signature["options"].get("group_id")
+    return group_id

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from celery_clone.canvas.counting import completions
+from celery_clone.canvas.counting import completions, counted_in
 from celery_clone.canvas.signature import (
     Signature,
     app_of_any,
@@ -375,7 +375,7 @@ def _send_members(
         for (member, result), following in lookahead(members):
             body = chord if chord is not None else member.options.get("chord")
             size += completions(member)
-            if body is not None and following is None and member.options.get("group_id") == group_id:
+            if body is not None and following is None and counted_in(member) == group_id:
                 app.backend.set_chord_size(group_id, size)
             for callback in callbacks["link"]:
                 member.link(copied(callback))

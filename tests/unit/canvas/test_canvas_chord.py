@@ -141,6 +141,27 @@ def test_the_store_is_told_the_size_before_the_last_member_is_sent(
     assert order == ["chord", "sent", "sent", (result.parent.id, 3), "sent"]
 
 
+@pytest.mark.parametrize("last", ["chain", "chord", "chain of chain", "chain ending in group", "chain ending in chord"])
+def test_the_store_is_told_the_size_whatever_the_last_member_is(
+    app: Celery, tasks: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, sent: list[Any], last: str
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(app.backend, "set_chord_size", lambda *args: told.append(args))
+    monkeypatch.setattr(app.backend, "apply_chord", lambda *args, **kwargs: None)
+    add, xsum = tasks.add, tasks.xsum
+    pair = group([add.s(1), add.s(2)])
+    member, size = {
+        "chain": (chain(add.s(1, 1), add.s(2)), 1),
+        "chord": (chord([add.s(1, 1), add.s(2, 2)], xsum.s()), 1),
+        "chain of chain": (chain(add.s(1, 1), chain(add.s(2), add.s(3))), 1),
+        "chain ending in group": (chain(add.s(1, 1), pair), 2),
+        "chain ending in chord": (chain(add.s(1, 1), chord(pair, xsum.s())), 1),
+    }[last]
+    result = chord([add.s(1, 1), member], xsum.s()).apply_async()
+
+    assert (result.parent.id, size + 1) in told
+
+
 def test_the_body_of_an_empty_header_is_sent_at_once(tasks: SimpleNamespace, sent: list[Any]) -> None:
     result = chord([], tasks.xsum.s()).apply_async()
 
