@@ -23,6 +23,7 @@ from celery_clone.exceptions import (
     Retry,
 )
 from celery_clone.execution.context import Context
+from celery_clone.local import class_property
 from celery_clone.result import EagerResult, denied_join_result
 from celery_clone.utils import abstract, deprecated
 from celery_clone.utils.functional import maybe_list
@@ -76,20 +77,6 @@ def describe(task: Any, shape: str, flags: Sequence[str] = ()) -> str:
     """The repr of a task class or instance."""
     text = shape.format(task, app=appstr(task._app) if task._app is not None else None)
     return f"{text[:-1]} ({', '.join(flags)})>" if flags else text
-
-
-class class_property:  # noqa: N801 used like the builtin
-    """A property that classes have too: ``Task.app`` binds the class when it is first read."""
-
-    def __init__(self, getter: Any, setter: Any) -> None:
-        self._getter = getattr(getter, "__func__", getter)
-        self._setter = getattr(setter, "__func__", setter)
-
-    def __get__(self, instance: Any, owner: Any) -> Any:
-        return self._getter(owner)
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        self._setter(type(instance), value)
 
 
 def merge_retry_arguments(run: Any, request: Context, args: Any, kwargs: Any) -> tuple[Any, Any]:

@@ -57,7 +57,7 @@ def bootsteps(ctx: click.Context) -> None:
     drawn.to_dot(sys.stdout)
 
 
-class Node:
+class _Node:
     """Something to be drawn."""
 
     scheme: Mapping[str, Any] = {}
@@ -66,23 +66,23 @@ class Node:
         self.label = label
 
 
-class Broker(Node):
+class Broker(_Node):
     """Where tasks come from."""
 
     scheme = {"shape": "circle", "fillcolor": "cadetblue3", "color": "cadetblue4", "height": 1}
 
 
-class Backend(Node):
+class _Backend(_Node):
     """Where results go to."""
 
     scheme = {"shape": "folder", "width": 2, "height": 1, "color": "black", "fillcolor": "peachpuff3"}
 
 
-class Worker(Node):
+class _Worker(_Node):
     """A node of the cluster."""
 
 
-class Thread(Node):
+class Thread(_Node):
     """One of the processes or threads of a node; many have the same caption."""
 
     scheme = {
@@ -104,7 +104,7 @@ class Formatter(GraphFormatter):
 
     def label(self, obj: Any) -> Any:
         """The unique name of a node in the drawing."""
-        return obj.label if isinstance(obj, Node) else obj
+        return obj.label if isinstance(obj, _Node) else obj
 
     def node(self, obj: Any, **attrs: Any) -> bytes:
         """The line of a worker or of one of its processes."""
@@ -168,7 +168,7 @@ def workers(ctx: click.Context) -> None:
     except Exception as error:  # noqa: BLE001 always ends the command, with the right words
         handle_remote_command_error("graph workers", error)
     store = sanitize_url(words.get("backend", app.conf.result_backend))
-    backend = Backend(address("Backend", store)) if store else None
+    backend = _Backend(address("Backend", store)) if store else None
     draw(counts, broker, backend, words).to_dot(sys.stdout)
 
 
@@ -203,7 +203,7 @@ def _number(words: Mapping[str, str], name: str, default: int) -> int:
 
 
 def draw(
-    counts: Mapping[str, int], broker: Broker, backend: Backend | None, words: Mapping[str, str]
+    counts: Mapping[str, int], broker: Broker, backend: _Backend | None, words: Mapping[str, str]
 ) -> DependencyGraph:
     """The graph of a cluster: *counts* maps each worker to its number of processes."""
     numbered = "enumerate" in words
@@ -217,7 +217,7 @@ def draw(
         drawing.add_arc(node)
     serial = 0
     for label, number in zip(labels, numbers, strict=True):
-        worker = Worker(label)
+        worker = _Worker(label)
         drawing.add_arc(worker)
         for node in stores:
             drawing.add_edge(worker, node)

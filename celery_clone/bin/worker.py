@@ -253,7 +253,7 @@ def _setting(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     "--disable-prefetch",
     is_flag=True,
     default=None,
-    help="Take a task only when a process is free for it. Not part of this version.",
+    help="Take a task only when a process is free for it.",
 )
 @pool_option(
     "-c",
@@ -341,11 +341,8 @@ def worker(
     """
     app = ctx.obj.app
     _refuse_missing_features(kwargs)
-    if disable_prefetch:
-        raise click.UsageError(
-            "--disable-prefetch is not part of this version. Use --prefetch-multiplier=1, with acks_late for "
-            "tasks that must not wait behind others."
-        )
+    if disable_prefetch is not None:
+        app.conf.worker_disable_prefetch = disable_prefetch
     if detach and not _is_detached():
         ctx.exit(_go_into_background(ctx, hostname, logfile, pidfile, uid, gid, umask, executable))
     try:
