@@ -21,6 +21,7 @@ from types import GenericAlias
 from typing import Any
 
 from kombu.clocks import LamportClock
+from kombu.transport import TRANSPORT_ALIASES
 
 from celery_clone import canvas, platforms, signals
 from celery_clone._state import (
@@ -49,6 +50,7 @@ from celery_clone.utils.ids import uuid
 from celery_clone.utils.imports import gen_task_name, instantiate, qualname, symbol_by_name
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.objects import FallbackContext, mro_lookup
+from celery_clone.utils.suggest import hint
 from celery_clone.utils.time import timezone, to_utc
 
 from . import backends
@@ -155,6 +157,24 @@ class Once:
             return self
         value = instance.__dict__[self.name] = self.compute(instance)
         return value
+
+
+UNKNOWN_TRANSPORT = (
+    "There is no transport for broker URLs that begin with {asked!r}.{hint} Known are: {known}. "
+    "Check broker_url, CELERY_BROKER_URL and the option -b."
+)
+NO_SUCH_TRANSPORT = "No such transport: "
+"""How kombu's error begins; its class is a plain KeyError."""
+
+
+def unknown_transport(error: KeyError) -> str | None:
+    """What to say of kombu's error about an unknown transport; ``None`` for any other."""
+    text = str(error.args[0]) if error.args else ""
+    if not text.startswith(NO_SUCH_TRANSPORT):
+        return None
+    asked = text.removeprefix(NO_SUCH_TRANSPORT).partition(".")[0].strip()
+    known = sorted(name for name in TRANSPORT_ALIASES if name.islower())
+    return UNKNOWN_TRANSPORT.format(asked=asked, hint=hint(asked, known), known=", ".join(known))
 
 
 class Celery:
@@ -865,20 +885,26 @@ class Celery:
         **kwargs: Any,
     ) -> Any:
         conf = self.conf
-        return self.amqp.Connection(
-            url,
-            userid or conf.broker_user,
-            password or conf.broker_password,
-            virtual_host or conf.broker_vhost,
-            port or conf.broker_port,
-            transport=transport or conf.broker_transport,
-            ssl=self.either("broker_use_ssl", ssl),
-            heartbeat=heartbeat,
-            login_method=login_method or conf.broker_login_method,
-            failover_strategy=failover_strategy or conf.broker_failover_strategy,
-            transport_options={**(conf.broker_transport_options or {}), **(transport_options or {})},
-            connect_timeout=self.either("broker_connection_timeout", connect_timeout),
-        )
+        try:
+            return self.amqp.Connection(
+                url,
+                userid or conf.broker_user,
+                password or conf.broker_password,
+                virtual_host or conf.broker_vhost,
+                port or conf.broker_port,
+                transport=transport or conf.broker_transport,
+                ssl=self.either("broker_use_ssl", ssl),
+                heartbeat=heartbeat,
+                login_method=login_method or conf.broker_login_method,
+                failover_strategy=failover_strategy or conf.broker_failover_strategy,
+                transport_options={**(conf.broker_transport_options or {}), **(transport_options or {})},
+                connect_timeout=self.either("broker_connection_timeout", connect_timeout),
+            )
+        except KeyError as exc:
+            explained = unknown_transport(exc)
+            if explained is None:
+                raise
+            raise ImproperlyConfigured(explained) from None
 
     def _acquire_connection(self, pool: bool = True) -> Any:
         if not pool:
