@@ -877,9 +877,10 @@ class Dispatcher:
             return
         if how is Settle.ACK:
             source.ack((tag,))
-        elif not self._guarded(lambda: source.reject(tag, requeue=how is Settle.REQUEUE)):
-            if source.survives_reconnect:
-                self.unsettled.append((tag, how))
+            return
+        told = self._guarded(lambda: source.reject(tag, requeue=how is Settle.REQUEUE))
+        if not told and source.survives_reconnect:
+            self.unsettled.append((tag, how))
 
     # --- endings that are not the task's own ----------------------------------------
 
@@ -903,10 +904,13 @@ class Dispatcher:
         self._call_hooks(flight, error)
         self._settle(flight, settle_on_timeout(flight.plan.ack))
 
-    def _call_hooks(self, flight: InFlight, error: Exception) -> None:
+    def _call_hooks(self, flight: InFlight, error: TimeLimitExceeded) -> None:
         """The task's own ``on_failure`` and ``after_return``, which its process could not call."""
         task, context = flight.plan.task, self._context_of(flight)
-        info = ExceptionInfo((type(error), error, None))
+        try:
+            raise error
+        except TimeLimitExceeded:  # raised for its traceback, which the hooks are given
+            info = ExceptionInfo()
         try:
             task.on_failure(error, flight.id, context.args, context.kwargs, info)
             task.after_return(states.FAILURE, error, flight.id, context.args, context.kwargs, info)
@@ -958,7 +962,7 @@ class Dispatcher:
         try:
             return bool(task.backend.get_state(flight.id) == states.SUCCESS)
         except Exception as exc:
-            request_logger.warning("The result of lost task %s[%s] cannot be read: %r", flight.name, flight.id, exc)
+            request_logger.exception("The result of lost task %s[%s] cannot be read: %r", flight.name, flight.id, exc)
             return False
 
     def _retry_lost(self, flight: InFlight, error: WorkerLostError, retries: int) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery_clone.bootsteps import RUN
-from celery_clone.exceptions import WorkerLostError
+from celery_clone.exceptions import WorkerLostError, WorkerShutdown
 from celery_clone.utils.log import get_logger
 
 from . import state
@@ -21,11 +21,12 @@ __all__ = ("asynloop", "synloop")
 logger = get_logger("celery.worker.loops")
 
 
-def check_heartbeat(connection: Any, hub: Any, heartbeat: Any, rate: float) -> None:
-    """Have the hub send and check AMQP heartbeats *rate* times in each interval."""
+def check_heartbeat(connection: Any, hub: Any, heartbeat: Any, rate: float) -> Any:
+    """Have the hub send and check AMQP heartbeats *rate* times in each interval; the timer, to be cancelled."""
     if heartbeat and getattr(connection, "supports_heartbeats", False):
         interval = max(1.0, heartbeat / max(rate, 1.0))
-        hub.call_repeatedly(interval, connection.heartbeat_check, rate)
+        return hub.call_repeatedly(interval, connection.heartbeat_check, rate)
+    return None
 
 
 def ticker(obj: Any, hub: Any) -> Callable[[], None]:
@@ -62,7 +63,7 @@ def asynloop(
     """
     obj.controller.register_with_event_loop(hub)
     obj.register_with_event_loop(hub)
-    check_heartbeat(connection, hub, heartbeat, hbrate)
+    obj.heartbeat_timer = check_heartbeat(connection, hub, heartbeat, hbrate)
     if not obj.restart_count and not obj.pool.did_start_ok():
         raise WorkerLostError(
             "Could not start worker processes. See the log above for what their start raised."
@@ -122,12 +123,16 @@ def drain(obj: Any, hub: Any, finished: Any) -> None:
             try:
                 if passes is None:
                     obj.pool.wait(0.1)
+                    obj.perform_pending_operations()
                     obj.dispatcher.turn()
                 else:
                     next(passes)
-            except obj.connection_errors as exc:
+            except (*obj.connection_errors, *obj.channel_errors) as exc:
                 logger.warning("Connection to the broker lost while running tasks are finished: %r", exc)
-                obj.dispatcher.detach()
+                obj.let_go_of_connection()
+                passes = hub.create_loop() if hub is not None else None
+            except WorkerShutdown:
+                # Asked for again, by remote control: it is what happens already.
                 passes = hub.create_loop() if hub is not None else None
     finally:
         if tick is not None:

@@ -228,6 +228,12 @@ def task_accepted(request: Any) -> None:
     count_accepted(request.name)
 
 
+def handed_over() -> list[Any]:
+    """The requests of extensions that the pool runs, or will run whatever happens to the worker."""
+    given = (each for each in reserved_requests if getattr(each, "_apply_result", None) is not None)
+    return [*{*active_requests, *given}]
+
+
 def task_ready(request: Any, successful: bool = False) -> None:
     """A request has ended."""
     if successful:

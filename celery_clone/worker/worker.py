@@ -20,12 +20,14 @@ from kombu.utils.compat import detect_environment
 
 from celery_clone import bootsteps, concurrency, signals
 from celery_clone.bootsteps import RUN, TERMINATE
+from celery_clone.concurrency.prefork import TaskPool as PreforkPool
 from celery_clone.exceptions import ImproperlyConfigured, TaskRevokedError, WorkerTerminate
 from celery_clone.platforms import EX_FAILURE, create_pidlock
 from celery_clone.utils.imports import reload_from_cwd
 from celery_clone.utils.log import get_logger, mlevel
 from celery_clone.utils.nodenames import default_nodename, worker_direct
 from celery_clone.utils.suggest import closest
+from celery_clone.utils.sysinfo import cpu_budget, is_auto_concurrency
 from celery_clone.utils.text import str_to_list
 
 from . import loops, state
@@ -132,8 +134,13 @@ class WorkController:
         self.blueprint.apply(self, **kwargs)
 
     def _resolve_concurrency(self, asked: Any) -> int:
-        """A number of processes: as asked, or one per core that this process may use."""
-        if isinstance(asked, str) and asked.lower() != "auto":
+        """A number of processes: as asked, or one per core; ``auto`` also asks the limits of the container."""
+        if is_auto_concurrency(asked):
+            pool = concurrency.get_implementation(self.pool_cls)
+            budget = cpu_budget(use_cgroup_quota=isinstance(pool, type) and issubclass(pool, PreforkPool))
+            logger.info("worker_concurrency='auto' is %d here: %r.", budget.count, budget)
+            return budget.count
+        if isinstance(asked, str):
             try:
                 asked = int(asked)
             except ValueError:
@@ -141,7 +148,7 @@ class WorkController:
                     "worker_concurrency=%r is no number and not 'auto'; using the number of cores.", asked
                 )
                 asked = None
-        if asked and not isinstance(asked, str):
+        if asked:
             return int(asked)
         try:
             return len(os.sched_getaffinity(0))
@@ -212,6 +219,9 @@ class WorkController:
             "worker_prefetch_multiplier"
         )
         self.prefetch_multiplier = int(either("worker_prefetch_multiplier", prefetch_multiplier))
+        if self.app.conf.worker_disable_prefetch:
+            # What runs counts, too: one message for each process, taken when that process is free.
+            self.prefetch_multiplier, self.prefetch_is_elastic = 1, False
         self.disable_rate_limits = either("worker_disable_rate_limits", disable_rate_limits)
         self.worker_lost_wait = either("worker_lost_wait", worker_lost_wait)
 
@@ -294,6 +304,9 @@ class WorkController:
             self.stop(exitcode=exc.code)
         except KeyboardInterrupt:
             self.stop(exitcode=EX_FAILURE)
+        except ImproperlyConfigured as exc:
+            logger.critical("%s", exc)
+            self.stop(exitcode=EX_FAILURE)
         except Exception as exc:
             logger.critical("Unrecoverable error: %r", exc, exc_info=True)
             self.stop(exitcode=EX_FAILURE)
@@ -343,7 +356,7 @@ class WorkController:
             if self._soft_deadline is not None and time.monotonic() >= self._soft_deadline:
                 self.nudge(Nudge.TIMEOUT)
                 return True
-            return bool(dispatcher.running == 0)
+            return bool(dispatcher.running == 0 and not state.handed_over())
 
         loops.drain(consumer, self.hub, finished)
 
@@ -375,6 +388,7 @@ class WorkController:
             dispatcher = consumer.dispatcher
             dispatcher.stop_taking()
             if not warm:
+                consumer.cancel_active_requests()
                 # The processes end first, so that nothing given back is still run here.
                 self.pool.kill_all(COLD_STOP_S)
                 given = dispatcher.give_back_late()

@@ -199,7 +199,13 @@ class Bench:
         self.dispatcher.attach(self.source)
 
     def delivery(
-        self, task: Any, task_id: str | None = None, *, tag: str | None = None, redelivered: bool = False, **headers: Any
+        self,
+        task: Any,
+        task_id: str | None = None,
+        *,
+        tag: str | None = None,
+        redelivered: bool = False,
+        **headers: Any,
     ) -> Delivery:
         """A message of *task*, of protocol 2 unless *headers* say otherwise."""
         task_id = task_id or uuid()

@@ -35,6 +35,9 @@ class Connection(StartStopStep):
 
     def close_connection(self, c: Any) -> None:
         """Close the connection, whatever state it is in."""
+        timer, c.heartbeat_timer = getattr(c, "heartbeat_timer", None), None
+        if timer is not None:
+            timer.cancel()
         connection, c.connection = c.connection, None
         if connection is not None:
             c.ignoring_errors(connection.close)

@@ -89,6 +89,7 @@ class Consumer:
     restart_count = -1
     first_connection_attempt = True
     broker_connection_retry_attempt = 0
+    heartbeat_timer: Any = None
 
     class Blueprint(bootsteps.Blueprint):
         """The steps of a consumer, in the order they start."""
@@ -252,10 +253,30 @@ class Consumer:
         if connection is not None:
             self.ignoring_errors(connection.collect, socket_timeout=5)
         if self.app.conf.worker_cancel_long_running_tasks_on_connection_loss:
-            for flight in [*state.flights.values()]:
-                if flight.owed and flight.phase is state.Phase.BEGUN and not flight.plan.early:
-                    logger.warning(CANCELLING, flight.name, flight.id)
-                    flight.request.cancel(self.pool)
+            self._cancel_what_comes_again()
+
+    def _cancel_what_comes_again(self) -> None:
+        """End late tasks whose messages the broker gives out again.  Some brokers leave them with us."""
+        if getattr(self.dispatcher.source, "survives_reconnect", False):
+            return
+        for flight in [*state.flights.values()]:
+            if flight.owed and flight.phase is state.Phase.BEGUN and not flight.plan.early:
+                logger.warning(CANCELLING, flight.name, flight.id)
+                self._cancel(flight)
+                self.dispatcher.abandon(flight)
+
+    def _cancel(self, flight: Any, emit_retry: bool = True) -> None:
+        try:
+            flight.request.cancel(self.pool, emit_retry=emit_retry)
+        except Exception as exc:
+            logger.exception("Could not tell that task %s[%s] was cancelled: %r", flight.name, flight.id, exc)
+
+    def let_go_of_connection(self) -> None:
+        """The connection is lost and none is to follow: close what hangs on it, so that nobody waits for it."""
+        connection = self.connection
+        if connection is not None:
+            self.ignoring_errors(connection.collect, socket_timeout=5)
+        self.blueprint.restart(self)
 
     def ignoring_errors(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Call something of a connection that may be dead already."""
@@ -529,7 +550,7 @@ class Consumer:
         """Cold shutdown: end what runs, except late tasks that are finished but for their acknowledgement."""
         for flight in [*state.flights.values()]:
             if flight.phase is state.Phase.BEGUN and flight.id not in state.successful_requests:
-                flight.request.cancel(self.pool, emit_retry=flight.plan.early)
+                self._cancel(flight, emit_retry=flight.plan.early)
 
     def __repr__(self) -> str:
         return f"<Consumer: {self.hostname} ({self.blueprint.human_state()})>"

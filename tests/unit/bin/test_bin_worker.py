@@ -149,11 +149,9 @@ def test_a_configured_pool_is_used_unless_another_is_asked_for(app):
     assert options_of(app, "-P", "prefork")["pool_cls"].__module__ == "celery_clone.concurrency.prefork"
 
 
-def test_prefetching_cannot_be_turned_off_and_that_is_said(app):
-    given = run(app, "--disable-prefetch")
-    assert given.exit_code == 2
-    assert "--disable-prefetch is not part of this version" in given.output
-    assert not app.Worker.started
+def test_prefetching_can_be_turned_off(app):
+    options_of(app, "--disable-prefetch")
+    assert app.conf.worker_disable_prefetch is True
 
 
 def test_words_that_are_no_options_are_settings(app):

@@ -166,7 +166,8 @@ def test_reports_behind_one_that_cannot_be_passed_on_are_heard(bench, late):
     bench.begin(first)
     bench.begin(second)
     bench.tell(
-        Ended(first.seq, (states.REJECTED, "", 0.1, None, True)), Ended(second.seq, (states.SUCCESS, "", 0.1, None, False))
+        Ended(first.seq, (states.REJECTED, "", 0.1, None, True)),
+        Ended(second.seq, (states.SUCCESS, "", 0.1, None, False)),
     )
 
     assert bench.dispatcher.flights == {}
@@ -521,7 +522,9 @@ def test_a_task_over_its_hard_limit_has_its_failure_hooks_called(bench, app):
     assert bench.source.requeued == ["one"]
 
 
-@pytest.mark.parametrize(("retries", "state"), [(0, states.RETRY), (3, states.FAILURE)], ids=["one is left", "none is left"])
+@pytest.mark.parametrize(
+    ("retries", "state"), [(0, states.RETRY), (3, states.FAILURE)], ids=["one is left", "none is left"]
+)
 def test_a_lost_task_is_tried_again_before_its_message_goes_back(bench, app, retries, state):
     @app.task(name="t.stubborn", acks_late=True, reject_on_worker_lost=True, retry_on_worker_lost=True, shared=False)
     def stubborn():
