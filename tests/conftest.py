@@ -244,7 +244,7 @@ def modules_stay_the_same_objects() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def apps_of_a_test_stay_its_own() -> Iterator[None]:
-    """Shared tasks that a test declares are not in the apps of the tests after it, and its apps are nobody's default."""
+    """Shared tasks that a test declares are not in the apps of the tests after it, nor its apps current."""
     declared, default = set(_state._on_app_finalizers), _state.default_app
     current = _state._tls.current_app
     yield

@@ -26,7 +26,9 @@ PUBLIC_TWICE = {
     "Returned": "a plain call that ended, and a message that RabbitMQ gave back",
     "ResultConsumer": "every backend that is told of results calls it so",
     "Service": "beat's public class, and the Protocol of what is started and stopped",
+    "Task": "the task, and what a monitor knows of a call",
     "TaskPool": "every pool module's public class is called so",
+    "Worker": "the worker program, and what a monitor knows of a worker",
     "Timer": "the timer, and the worker's step that owns it",
 }
 
