@@ -26,7 +26,7 @@ from celery_clone.utils.objects import FallbackContext
 from celery_clone.utils.quorum_queues import detect_quorum_queues
 
 from . import routes as _routes
-from .calls import SendDefaults, delayed_route, destination, expiration_seconds
+from .calls import SendDefaults, delayed_route, destination, expiration_seconds, unknown_transport
 from .queues import Queues
 from .queues import Queues as QueueTable
 
@@ -556,6 +556,10 @@ class AMQP:
         return self._producer_pool
 
     publisher_pool = producer_pool
+
+    def explain_unknown_transport(self, error: KeyError) -> str | None:
+        """What to say when kombu knows no transport for a URL; ``None`` for any other error."""
+        return unknown_transport(error)
 
     def publisher_driver_type(self) -> str:
         """The kind of broker that calls go to: ``"amqp"``, ``"redis"``, ..."""

@@ -21,7 +21,6 @@ from types import GenericAlias
 from typing import Any
 
 from kombu.clocks import LamportClock
-from kombu.transport import TRANSPORT_ALIASES
 
 from celery_clone import canvas, platforms, signals
 from celery_clone._state import (
@@ -50,7 +49,6 @@ from celery_clone.utils.ids import uuid
 from celery_clone.utils.imports import gen_task_name, instantiate, qualname, symbol_by_name
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.objects import FallbackContext, mro_lookup
-from celery_clone.utils.suggest import hint
 from celery_clone.utils.time import timezone, to_utc
 
 from . import backends
@@ -157,24 +155,6 @@ class Once:
             return self
         value = instance.__dict__[self.name] = self.compute(instance)
         return value
-
-
-UNKNOWN_TRANSPORT = (
-    "There is no transport for broker URLs that begin with {asked!r}.{hint} Known are: {known}. "
-    "Check broker_url, CELERY_BROKER_URL and the option -b."
-)
-NO_SUCH_TRANSPORT = "No such transport: "
-"""How kombu's error begins; its class is a plain KeyError."""
-
-
-def unknown_transport(error: KeyError) -> str | None:
-    """What to say of kombu's error about an unknown transport; ``None`` for any other."""
-    text = str(error.args[0]) if error.args else ""
-    if not text.startswith(NO_SUCH_TRANSPORT):
-        return None
-    asked = text.removeprefix(NO_SUCH_TRANSPORT).partition(".")[0].strip()
-    known = sorted(name for name in TRANSPORT_ALIASES if name.islower())
-    return UNKNOWN_TRANSPORT.format(asked=asked, hint=hint(asked, known), known=", ".join(known))
 
 
 class Celery:
@@ -901,7 +881,7 @@ class Celery:
                 connect_timeout=self.either("broker_connection_timeout", connect_timeout),
             )
         except KeyError as exc:
-            explained = unknown_transport(exc)
+            explained = self.amqp.explain_unknown_transport(exc)
             if explained is None:
                 raise
             raise ImproperlyConfigured(explained) from None

@@ -12,13 +12,15 @@ from typing import Any, NamedTuple, cast
 
 from kombu import Exchange
 from kombu.common import Broadcast
+from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.native_delayed_delivery import calculate_routing_key
 
 from celery_clone.transport.protocols import Destination
 from celery_clone.utils.log import get_logger
+from celery_clone.utils.suggest import hint
 from celery_clone.utils.time import maybe_iso8601, subtract_datetimes
 
-__all__ = ("SendDefaults", "delayed_route", "destination", "expiration_seconds")
+__all__ = ("SendDefaults", "delayed_route", "destination", "expiration_seconds", "unknown_transport")
 
 logger = get_logger(__name__)
 
@@ -104,3 +106,21 @@ def destination(
     if declare is None:
         declare = (queue,) if queue is not None and not isinstance(queue, Broadcast) else ()
     return Destination(exchange, routing_key or "", tuple(declare), exchange_type), queue_name
+
+
+UNKNOWN_TRANSPORT = (
+    "There is no transport for broker URLs that begin with {asked!r}.{hint} Known are: {known}. "
+    "Check broker_url, CELERY_BROKER_URL and the option -b."
+)
+NO_SUCH_TRANSPORT = "No such transport: "
+"""How kombu's error begins; its class is a plain KeyError."""
+
+
+def unknown_transport(error: KeyError) -> str | None:
+    """What to say of kombu's error about an unknown transport; ``None`` for any other."""
+    text = str(error.args[0]) if error.args else ""
+    if not text.startswith(NO_SUCH_TRANSPORT):
+        return None
+    asked = text.removeprefix(NO_SUCH_TRANSPORT).partition(".")[0].strip()
+    known = sorted(name for name in TRANSPORT_ALIASES if name.islower())
+    return UNKNOWN_TRANSPORT.format(asked=asked, hint=hint(asked, known), known=", ".join(known))

@@ -44,6 +44,8 @@ def read_call(
     data = codec.uncompressed(parts.body, headers)
     body = codec.loads(data, parts.content_type, parts.content_encoding, accept)
     if "task" in headers and not isinstance(body, dict):
+        # What the worker could see without decoding it did not cover all of them.
+        protocol.check_headers(headers)
         args, kwargs, embed = codec.split_call(body)
         return headers, args, kwargs, embed
     incoming = protocol.to_v2(headers, parts.properties, body)
@@ -100,7 +102,7 @@ class TaskRunner:
         except ContentDisallowed as exc:
             return Unfit(job.seq, "content", str(exc))
         except DecodeError as exc:
-            return Unfit(job.seq, "undecodable", str(exc))
+            return Unfit(job.seq, "undecodable", f"The message cannot be decoded: {exc}")
         except InvalidTaskError as exc:
             return Unfit(job.seq, "invalid", str(exc))
         task = self.app._tasks.get(headers["task"])
