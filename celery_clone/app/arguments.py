@@ -75,6 +75,8 @@ def _counting(shape: Shape) -> Callable[..., None]:
         for given in range(most + 1)
     ]
     any_position, any_keyword = shape.any_position, shape.any_keyword
+    # A value under the name of one of these goes to **keywords and is none for it.
+    least = min(len(required), shape.positional_only)
 
     # Hot: runs once per call of a task.  A few set comparisons: half a microsecond for the usual call.
     def check(*args: Any, **kwargs: Any) -> None:
@@ -86,7 +88,7 @@ def _counting(shape: Shape) -> Callable[..., None]:
         if not kwargs:
             if missing[given]:
                 _complain(shape, args, kwargs)
-        elif not missing[given] <= kwargs.keys():
+        elif given < least or not missing[given] <= kwargs.keys():
             _complain(shape, args, kwargs)
         elif any_keyword:
             if not taken[given].isdisjoint(kwargs):
