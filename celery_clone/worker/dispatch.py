@@ -102,6 +102,7 @@ UNFIT: Mapping[str, type[Exception]] = {
     "undecodable": DecodeError,
     "invalid": InvalidTaskError,
     "unknown": NotRegistered,
+    "crashed": WorkerLostError,
 }
 """What the caller of a message that turned out unfit in its process is told, by the reason."""
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.common import human_status
 from billiard.pool import EX_OK, EX_RECYCLE
 
-from celery_clone.message.frames import TELL_BEGIN, Began, Job, Lost, Overtime, Report
+from celery_clone.message.frames import TELL_BEGIN, Began, Job, Lost, Overtime, Report, Unfit
 from celery_clone.utils.log import get_logger
 
 from .child import Closable, Plan
@@ -55,7 +55,7 @@ SECOND_LOOKS = (0.02, 0.2, 1.0)
 """When to look again for a job that nobody admits to have: seconds after the death of a child."""
 
 DEADLY = 2
-"""A job whose message kills children is given out again so many times, then it is lost."""
+"""A job whose message kills children is given out again so many times, then it is unfit."""
 
 SHORT_OF_RESOURCES = 0.05
 LEAVE_GRACE = 10.0
@@ -539,7 +539,7 @@ class ProcessPool:
             if self._desk.orders[seq].deaths < DEADLY:
                 self._desk.put_back(seq)
             else:
-                self._lose(seq, member.pid, code)
+                self._give_up(seq, code)
         useful = clean or lost or taken or member.done or time.monotonic() - member.born > YOUNG
         fruitless = not ready or not useful
         member.close()
@@ -554,6 +554,13 @@ class ProcessPool:
             self._on_start_failure(status)
         self._refill()
         self._pump()
+
+    def _give_up(self, seq: int, code: int | None) -> None:
+        """A job that children die of before its run begins: given out again it would kill for ever."""
+        del self._desk.orders[seq]
+        if not self._silent_losses or seq < 0:
+            detail = f"{DEADLY + 1} processes died reading it, the last one with {human_status(code)!r}."
+            self._outbox.append(Unfit(seq, "crashed", detail))
 
     def _lose(self, seq: int, pid: int, code: int | None) -> bool:
         if self._desk.orders.pop(seq, None) is None:

@@ -321,7 +321,8 @@ def test_a_job_that_kills_every_child_which_reads_it_is_given_up(bench, shared, 
     deaths.write_text("1000")
     seqs = one.submit(f"read:{deaths}", "echo:x")
     one.ended(seqs)
-    assert isinstance(one.final(seqs[0]), Lost)
+    final = one.final(seqs[0])
+    assert isinstance(final, Unfit) and final.why == "crashed" and "3 processes died" in final.detail
     assert one.value(seqs[1]) == "x"
     assert deaths.read_text() == "997"
     assert one.runs() == [seqs[1]]

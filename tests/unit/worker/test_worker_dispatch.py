@@ -8,7 +8,7 @@ import pytest
 
 from celery_clone import Celery, signals, states
 from celery_clone.concurrency.solo import TaskPool as SoloPool
-from celery_clone.exceptions import NotRegistered, TimeLimitExceeded
+from celery_clone.exceptions import NotRegistered, TimeLimitExceeded, WorkerLostError
 from celery_clone.message.delivery import Delivery
 from celery_clone.message.frames import Ended, Overtime
 from celery_clone.worker import state
@@ -536,3 +536,11 @@ def test_a_lost_task_is_tried_again_before_its_message_goes_back(bench, app, ret
 
     assert (bench.source.acked, bench.source.requeued) == (["one"], [])
     assert app.backend.get_state("1") == state
+
+
+def test_a_message_that_kills_its_readers_fails_as_a_lost_worker_and_is_kept(bench, late):
+    flight = bench.receive(late, "1", tag="deadly")
+    bench.refuse(flight, "crashed")
+
+    assert isinstance(bench.app.backend.get_result("1"), WorkerLostError)
+    assert (bench.source.buried, bench.source.requeued) == (["deadly"], [])
