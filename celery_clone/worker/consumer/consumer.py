@@ -28,7 +28,8 @@ from celery_clone.utils.text import truncate
 from celery_clone.utils.time import humanize_seconds
 
 from .. import loops, state
-from ..dispatch import Dispatcher, headers_of
+from ..announce import headers_of
+from ..dispatch import Dispatcher
 from ..limits import RateBucket
 from ..request import Request
 from ..strategy import default as default_strategy
@@ -99,6 +100,7 @@ class Consumer:
             "celery_clone.worker.consumer.connection:Connection",
             "celery_clone.worker.consumer.mingle:Mingle",
             "celery_clone.worker.consumer.events:Events",
+            "celery_clone.worker.consumer.gossip:Gossip",
             "celery_clone.worker.consumer.heart:Heart",
             "celery_clone.worker.consumer.control:Control",
             "celery_clone.worker.consumer.tasks:Tasks",
@@ -346,7 +348,7 @@ class Consumer:
                 if interval > 0:
                     self.broker_connection_retry_attempt += 1
                 step = NEXT_TRY.format(
-                    when=humanize_seconds(interval, "in", " "),
+                    when=humanize_seconds(interval, "in", " ", microseconds=True),
                     retries=self.broker_connection_retry_attempt,
                     max_retries=conf.broker_connection_max_retries,
                 )
