@@ -9,18 +9,14 @@ connection; what may run is decided by ``worker.admission``, what is acknowledge
 from __future__ import annotations
 
 import logging
-import signal as process_signals
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from billiard.einfo import ExceptionInfo
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from celery_clone import signals, states
-from celery_clone.app.task import actual_ignore_result
-from celery_clone.app.trace import LOG_RECEIVED
+from celery_clone import states
 from celery_clone.exceptions import (
     InvalidTaskError,
     NotRegistered,
@@ -29,15 +25,12 @@ from celery_clone.exceptions import (
     WorkerLostError,
 )
 from celery_clone.execution.acks import (
-    AckRule,
     Settle,
-    settle_on_begin,
     settle_on_end,
     settle_on_loss,
     settle_on_timeout,
 )
 from celery_clone.execution.outcome import Outcome
-from celery_clone.message import protocol
 from celery_clone.message.frames import (
     MAY_WAIT,
     TELL_BEGIN,
@@ -51,14 +44,14 @@ from celery_clone.message.frames import (
     Unfit,
 )
 from celery_clone.transport.credit import Credit
-from celery_clone.utils.functional import LRUCache
 from celery_clone.utils.log import get_logger
-from celery_clone.utils.suggest import closest
 
 from . import state
 from .admission import Discard, Hold, Run, Verdict, admit, epoch
+from .announce import Announcer, describe_exit, headers_of
 from .limits import RateBucket
-from .request import Request
+from .orphans import Orphans
+from .plans import SHORT_S, TaskPlan
 from .state import InFlight, Phase
 
 if TYPE_CHECKING:
@@ -66,18 +59,10 @@ if TYPE_CHECKING:
     from celery_clone.message.delivery import Delivery
     from celery_clone.transport.protocols import MessageSource
 
-__all__ = ("Dispatcher", "TaskPlan")
+__all__ = ("Dispatcher",)
 
-logger = get_logger(__name__)
-received_logger = get_logger("celery.worker.strategy")
 request_logger = get_logger("celery.worker.request")
 consumer_logger = get_logger("celery.worker.consumer")
-
-SHORT_S = 0.005
-"""A task whose runs take less on average is short: its results may wait, and more of it is fetched."""
-
-SAMPLES = 4
-"""Runs that must have been seen before a task is called short."""
 
 STALLED_S = 0.05
 """When a job thought short runs longer, its slot is looked at, so that early acknowledgement is not late."""
@@ -87,9 +72,6 @@ PARK_S = 1.0
 
 BATCH = 64
 """The most deliveries taken in one turn."""
-
-ORPHANS = 10_000
-"""Runs remembered after their connection was lost, so that their messages are not run again."""
 
 LOOK_S = 0.05
 """How long a loop without a hub waits for the pool before it looks at the broker again."""
@@ -105,55 +87,6 @@ UNFIT: Mapping[str, type[Exception]] = {
     "crashed": WorkerLostError,
 }
 """What the caller of a message that turned out unfit in its process is told, by the reason."""
-
-UNKNOWN_TASK = """Received unregistered task of type {name!r}.
-The message has been ignored and discarded.
-
-Did you remember to import the module containing this task?
-Or maybe you're using relative imports?{hint}
-
-The message is kept for you: see {kept}.
-The task is {name}[{id}], its arguments are {args} {kwargs}.
-"""
-
-
-class TaskPlan:
-    """What is the same for every message of one task, looked up once."""
-
-    __slots__ = (
-        "ack",
-        "bucket",
-        "early",
-        "handler",
-        "mean_s",
-        "name",
-        "samples",
-        "short",
-        "soft_hard",
-        "task",
-    )
-
-    def __init__(self, name: str, task: Any, handler: Any, bucket: RateBucket | None) -> None:
-        self.name = name
-        self.task = task
-        #: The legacy message handler of a task with its own Strategy or Request; ``None`` for the fast path.
-        self.handler = handler
-        self.bucket = bucket
-        self.ack = AckRule.of(task)
-        self.early = settle_on_begin(self.ack) is Settle.ACK
-        self.soft_hard: tuple[float | None, float | None] = (task.soft_time_limit, task.time_limit)
-        self.mean_s = 1.0
-        self.samples = 0
-        self.short = False
-
-    def ran(self, seconds: float) -> None:
-        """Learn from one run.  One long run ends the trust in short ones at once."""
-        self.samples += 1
-        if self.samples == 1:
-            self.mean_s = seconds
-        else:
-            self.mean_s += (seconds - self.mean_s) * (0.2 if seconds < SHORT_S else 0.6)
-        self.short = self.samples >= SAMPLES and self.mean_s < SHORT_S
 
 
 class Dispatcher:
@@ -194,7 +127,7 @@ class Dispatcher:
         self.credit = Credit(prefetch)
         self.source: MessageSource | None = None
         self.quiet = False
-        self.eventer: Any = None
+        self.announcer = Announcer(app, hostname, owner)
         self.flights = state.flights
         self.waiting: deque[InFlight] = deque()
         #: What was raised when the broker could not be told something; the next turn raises it.
@@ -207,16 +140,14 @@ class Dispatcher:
         self.stirred = True
         #: What ended while the broker was away, where a delivery stays ours over a reconnect.
         self.unsettled: list[tuple[str, Settle]] = []
-        #: Runs whose connection was lost before they were acknowledged, by task id, and how they ended.
-        self.orphans: LRUCache = LRUCache(limit=ORPHANS)
-        self.orphan_ends: dict[str, Settle] = {}
+        #: Runs whose connection was lost before they were acknowledged, and how they ended.
+        self.orphans = Orphans()
         #: When jobs with the pool must no longer begin, by number, in epoch seconds.
         self.expiring: dict[int, float] = {}
         #: Tags of deliveries that the task's own handler settles.
         self.handled: set[str] = set()
         self._seq = 0
         self._watching_slots = False
-        self._logs_received = received_logger.isEnabledFor(logging.INFO)
         #: What is raised when a connection is lost.
         self.lost: tuple[type[BaseException], ...] = (*owner.connection_errors, *owner.channel_errors)
         #: Does a task hold up the loop?
@@ -235,7 +166,7 @@ class Dispatcher:
     def attach(self, source: MessageSource, eventer: Any = None) -> None:
         """Work with a new source, after (re)connecting."""
         self.source = source
-        self.eventer = eventer
+        self.announcer.eventer = eventer
         self.quiet = False
         self.stirred = True
         self.broken = None
@@ -262,16 +193,15 @@ class Dispatcher:
             if flight.phase is Phase.HELD or flight.seq in back:
                 self._forget(flight)
             elif flight.owed:
-                self.orphans[flight.id] = flight
+                self.orphans.add(flight)
             flight.owed = False
 
     def _adopt(self, delivery: Delivery, task_id: str) -> bool:
         """Is this the message of a run that outlived its connection?  Then it is not run again."""
-        flight = self.orphans.get(task_id)
-        if flight is None or not delivery.redelivered:
+        found = self.orphans.claim(delivery, task_id)
+        if found is None:
             return False
-        if delivery.headers.get("retries") != flight.delivery.headers.get("retries"):
-            return False  # another try of the same call: a message of its own
+        flight, how = found
         consumer_logger.info(
             "Task %s[%s] was given out again while it ran: not run twice.", flight.name, task_id
         )
@@ -281,15 +211,14 @@ class Dispatcher:
             if flight.plan.early and flight.phase is Phase.BEGUN:
                 self._settle(flight, Settle.ACK)
         else:
-            self._settle(flight, self.orphan_ends.pop(task_id, Settle.ACK))
-        self.orphans.pop(task_id, None)
+            self._settle(flight, how)
         return True
 
     def abandon(self, flight: InFlight) -> None:
         """Give up a run that was cancelled: what becomes of it is nothing, and its message may run anew."""
         self._forget(flight)
         flight.owed = False
-        self.orphans.pop(flight.id, None)
+        self.orphans.drop(flight)
 
     def _forget(self, flight: InFlight | None) -> None:
         if flight is None or self.flights.pop(flight.seq, None) is None:
@@ -450,7 +379,7 @@ class Dispatcher:
         if self.orphans and self._adopt(delivery, task_id):
             return
         self._seq += 1
-        flight = InFlight(self._seq, delivery, plan, name, task_id, self._make_request)
+        flight = InFlight(self._seq, delivery, plan, name, task_id, self.announcer.make_request)
         flight.received_at = self.clock()
         flight.limits = plan.soft_hard if plain else self._limits_of(delivery, plan)
         verdict = self._verdict(flight, plain)
@@ -458,7 +387,7 @@ class Dispatcher:
             flight.expires = epoch(headers_of(delivery).get("expires"), "expires")
         self.flights[flight.seq] = flight
         self.credit.taken(1)
-        self._announce_received(flight)
+        self.announcer.received(flight)
         if isinstance(verdict, Run):
             self._run(flight)
         elif isinstance(verdict, Hold):
@@ -524,60 +453,6 @@ class Dispatcher:
         if isinstance(pair, (list, tuple)) and len(pair) >= 2:
             hard, soft = pair[0], pair[1]
         return (soft or plan.soft_hard[0], hard or plan.soft_hard[1])
-
-    def _make_request(self, flight: InFlight) -> Request:
-        delivery, source = flight.delivery, self.source
-        return Request(
-            delivery,
-            app=self.app,
-            hostname=self.hostname,
-            eventer=self.eventer,
-            task=flight.plan.task,
-            connection_errors=self.owner.connection_errors,
-            headers=headers_of(delivery),
-            on_ack=delivery.ack_log_error if source is not None else None,
-            on_reject=delivery.reject_log_error if source is not None else None,
-        )
-
-    def _announce_received(self, flight: InFlight) -> None:
-        if self._logs_received:
-            context: dict[str, Any] = {"id": flight.id, "name": flight.name}
-            if flight.delivery.envelope is None or received_logger.isEnabledFor(logging.DEBUG):
-                headers = headers_of(flight.delivery)
-                context.update(
-                    args=headers.get("argsrepr", ""),
-                    kwargs=headers.get("kwargsrepr", ""),
-                    eta=headers.get("eta"),
-                )
-            received_logger.info(LOG_RECEIVED, context, extra={"data": context})
-        if signals.task_received.receivers:
-            signals.task_received.send(sender=self.owner, request=flight.request)
-        if self._tells(flight.plan):
-            headers = headers_of(flight.delivery)
-            self._event(
-                flight,
-                "task-received",
-                name=flight.name,
-                args=headers.get("argsrepr", ""),
-                kwargs=headers.get("kwargsrepr", ""),
-                root_id=headers.get("root_id"),
-                parent_id=headers.get("parent_id"),
-                retries=headers.get("retries", 0),
-                eta=headers.get("eta"),
-                expires=headers.get("expires"),
-            )
-
-    def _tells_of_tasks(self) -> bool:
-        """Does anybody want events about tasks?  Without ``-E`` only those about the worker are sent."""
-        eventer = self.eventer
-        return eventer is not None and eventer.enabled and (not eventer.groups or "task" in eventer.groups)
-
-    def _tells(self, plan: TaskPlan) -> bool:
-        return self._tells_of_tasks() and bool(plan.task.send_events)
-
-    def _event(self, flight: InFlight, kind: str, **fields: Any) -> None:
-        if self._tells(flight.plan):
-            self.eventer.send(kind, uuid=flight.id, **fields)
 
     # --- holding -----------------------------------------------------------------
 
@@ -661,7 +536,7 @@ class Dispatcher:
             return
         jobs: list[Job] = []
         limits: list[tuple[float | None, float | None]] = []
-        wants_summary = WANT_SUMMARY if self._tells_of_tasks() else 0
+        wants_summary = WANT_SUMMARY if self.announcer.tells_of_tasks() else 0
         # A publisher may be waiting for this very acknowledgement; with a queue behind it, it waits for none.
         tell_early = len(waiting) == 1 and getattr(self.source, "ack_confirms", False)
         while waiting and len(jobs) < room:
@@ -792,7 +667,7 @@ class Dispatcher:
             self._settle(flight, Settle.ACK)
         if flight._request is not None:
             flight._request.time_start, flight._request.worker_pid = report.at, report.pid
-        self._event(flight, "task-started")
+        self.announcer.event(flight, "task-started")
         if request_logger.isEnabledFor(logging.DEBUG):
             request_logger.debug("Task accepted: %s[%s] pid:%r", flight.name, flight.id, report.pid)
         if flight.terminating is not None:
@@ -821,27 +696,12 @@ class Dispatcher:
             # The first run that is not short ends the trust: what waits here could run elsewhere.
             self.credit.limit = self.base
         rejected = report.outcome[0] == states.REJECTED
-        if rejected or self._tells(plan):
+        if rejected or self.announcer.tells(plan):
             outcome = Outcome.unpack(report.outcome)
             if rejected and not outcome.requeue:
                 # Nobody will run it again, and its caller waits.
-                self._fail(flight, Reject(outcome.summary, requeue=False))
-            self._tell_end(flight, outcome)
-
-    def _tell_end(self, flight: InFlight, outcome: Outcome) -> None:
-        if outcome.state == states.SUCCESS:
-            self._event(flight, "task-succeeded", result=outcome.summary, runtime=outcome.runtime)
-        elif outcome.state in (states.FAILURE, states.RETRY):
-            error = outcome.error
-            kind = "task-failed" if outcome.state == states.FAILURE else "task-retried"
-            self._event(
-                flight,
-                kind,
-                exception=error.repr if error else outcome.summary,
-                traceback=error.traceback if error else "",
-            )
-        elif outcome.state == states.REJECTED:
-            self._event(flight, "task-rejected", requeue=outcome.requeue)
+                self.announcer.failed(flight, Reject(outcome.summary, requeue=False))
+            self.announcer.ended(flight, outcome)
 
     def _unfit(self, report: Unfit) -> None:
         flight = self.flights.pop(report.seq, None)
@@ -850,7 +710,7 @@ class Dispatcher:
         self.credit.settled()
         known = report.why in UNFIT
         error = UNFIT[report.why](report.detail) if known else RuntimeError(report.detail)
-        self._fail(flight, error)
+        self.announcer.failed(flight, error)
         if flight.owed:
             flight.owed = False
             self.bury(flight.delivery, report.detail)
@@ -863,8 +723,7 @@ class Dispatcher:
             return
         source = self.source
         if not flight.owed:
-            if flight.id in self.orphans and self.orphans[flight.id] is flight:
-                self.orphan_ends[flight.id] = how
+            self.orphans.note(flight, how)
             return
         flight.owed = False
         if source is None:
@@ -901,22 +760,9 @@ class Dispatcher:
         self.flights.pop(report.seq, None)
         self.credit.settled()
         error = TimeLimitExceeded(report.limit)
-        self._fail(flight, error)
-        self._call_hooks(flight, error)
+        self.announcer.failed(flight, error)
+        self.announcer.call_hooks(flight, error)
         self._settle(flight, settle_on_timeout(flight.plan.ack))
-
-    def _call_hooks(self, flight: InFlight, error: TimeLimitExceeded) -> None:
-        """The task's own ``on_failure`` and ``after_return``, which its process could not call."""
-        task, context = flight.plan.task, self._context_of(flight)
-        try:
-            raise error
-        except TimeLimitExceeded:  # raised for its traceback, which the hooks are given
-            info = ExceptionInfo()
-        try:
-            task.on_failure(error, flight.id, context.args, context.kwargs, info)
-            task.after_return(states.FAILURE, error, flight.id, context.args, context.kwargs, info)
-        except Exception as exc:
-            request_logger.exception("A failure hook of task %s[%s] raised: %r", flight.name, flight.id, exc)
 
     def _lost(self, report: Lost) -> None:
         flight = self.flights.pop(report.seq, None)
@@ -926,10 +772,10 @@ class Dispatcher:
         if flight.phase is not Phase.BEGUN:
             state.count_accepted(flight.name)
         if flight.terminating is not None:
-            self._announce_revoked(flight, terminated=True, signum=flight.terminating, expired=False)
+            self.announcer.revoked(flight, terminated=True, signum=flight.terminating, expired=False)
             self._settle(flight, Settle.ACK)
             return
-        if self._has_succeeded(flight):
+        if self.announcer.has_succeeded(flight):
             request_logger.warning(
                 "Task %s[%s] succeeded before its process was lost: %s",
                 flight.name,
@@ -937,7 +783,7 @@ class Dispatcher:
                 describe_exit(report.exitcode),
             )
             self._settle(flight, Settle.ACK)
-            self._event(flight, "task-succeeded", result="", runtime=None)
+            self.announcer.event(flight, "task-succeeded", result="", runtime=None)
             return
         error = WorkerLostError(
             f"Worker exited prematurely: {describe_exit(report.exitcode)} Job: {report.seq}."
@@ -946,135 +792,31 @@ class Dispatcher:
         task, how = flight.plan.task, settle_on_loss(flight.plan.ack)
         retries = int(headers_of(flight.delivery).get("retries") or 0) + 1
         exhausted = bool(task.retry_on_worker_lost) and task.max_retries is not None and retries > task.max_retries
-        if task.retry_on_worker_lost and not exhausted and self._retry_lost(flight, error, retries):
+        if task.retry_on_worker_lost and not exhausted and self.announcer.retry(flight, error, retries):
             how = Settle.ACK
         elif how is Settle.REQUEUE and not exhausted:
-            self._event(flight, "task-rejected", requeue=True)
+            self.announcer.event(flight, "task-rejected", requeue=True)
         else:
-            self._fail(flight, error)
+            self.announcer.failed(flight, error)
         final = how is Settle.NONE or (exhausted and how is Settle.REQUEUE)
         self._settle(flight, Settle.ACK if final else how)
-
-    def _has_succeeded(self, flight: InFlight) -> bool:
-        """Did its process store the result before it died?  Then there is nothing to fail or to run again."""
-        task = flight.plan.task
-        if task.ignore_result or (flight.phase is not Phase.BEGUN and not flight.plan.short):
-            return False
-        try:
-            return bool(task.backend.get_state(flight.id) == states.SUCCESS)
-        except Exception as exc:
-            request_logger.exception("The result of lost task %s[%s] cannot be read: %r", flight.name, flight.id, exc)
-            return False
-
-    def _retry_lost(self, flight: InFlight, error: WorkerLostError, retries: int) -> bool:
-        """Send the call again, as ``task.retry()`` would have; ``False`` when it cannot be sent."""
-        task, context = flight.plan.task, self._context_of(flight)
-        try:
-            task.signature_from_request(context, retries=retries, countdown=task.default_retry_delay).apply_async()
-            task.backend.mark_as_retry(flight.id, error, "", request=context)
-        except Exception as exc:
-            request_logger.exception("Task %s[%s] could not be sent again: %r", flight.name, flight.id, exc)
-            return False
-        self._event(flight, "task-retried", exception=repr(error), traceback="")
-        return True
-
-    def _fail(self, flight: InFlight, error: BaseException) -> None:
-        """Store a failure that the task's process could not."""
-        task, context = flight.plan.task, self._context_of(flight)
-        store = not actual_ignore_result(task, context) or bool(task.store_errors_even_if_ignored)
-        try:
-            task.backend.mark_as_failure(flight.id, error, request=context, store_result=store)
-        except Exception as exc:
-            request_logger.exception(
-                "Task %s[%s] failed with %r, which could not be stored: %r",
-                flight.name,
-                flight.id,
-                error,
-                exc,
-            )
-        signals.task_failure.send(
-            sender=task,
-            task_id=flight.id,
-            exception=error,
-            args=context.args,
-            kwargs=context.kwargs,
-            traceback=None,
-            einfo=None,
-        )
-        self._event(flight, "task-failed", exception=repr(error), traceback="")
-
-    def _context_of(self, flight: InFlight) -> Any:
-        """What the task would have seen as its request, as far as the message can be read."""
-        try:
-            return flight.request._context
-        except (InvalidTaskError, DecodeError) as exc:
-            request_logger.debug("The headers of task %s[%s] cannot be read: %s", flight.name, flight.id, exc)
-            return Request.context_of({"id": flight.id, "task": flight.name}, flight.delivery.properties, self.hostname)
 
     def _discard(self, flight: InFlight, verdict: Discard) -> None:
         """Do not run a revoked or expired task; say so in the result store, the log and the events."""
         request_logger.info("Discarding revoked task: %s[%s]", flight.name, flight.id)
         self.flights.pop(flight.seq, None)
         self.credit.settled()
-        self._announce_revoked(flight, terminated=False, signum=None, expired=verdict.expired)
+        self.announcer.revoked(flight, terminated=False, signum=None, expired=verdict.expired)
         self._settle(flight, Settle.ACK)
-
-    def _announce_revoked(
-        self, flight: InFlight, *, terminated: bool, signum: int | None, expired: bool
-    ) -> None:
-        task = flight.plan.task
-        context = self._context_of(flight)
-        reason = "terminated" if terminated else "expired" if expired else "revoked"
-        store = not task.ignore_result or bool(task.store_errors_even_if_ignored)
-        try:
-            task.backend.mark_as_revoked(flight.id, reason, request=context, store_result=store)
-        except Exception as exc:
-            request_logger.exception(
-                "Task %s[%s] was %s, which could not be stored: %r", flight.name, flight.id, reason, exc
-            )
-        signals.task_revoked.send(
-            sender=task, request=context, terminated=terminated, signum=signum, expired=expired
-        )
-        self._event(flight, "task-revoked", terminated=terminated, signum=signum, expired=expired)
 
     def refuse_unknown(self, delivery: Delivery, name: str, task_id: str) -> None:
         """A message of a task that nobody here knows: say so, keep it, tell the caller."""
-        near = closest(name, self.app.tasks)
-        headers: Mapping[str, Any] = headers_of(delivery)
-        consumer_logger.error(
-            UNKNOWN_TASK.format(
-                name=name,
-                id=task_id,
-                hint=f"\nThe name nearest to it that is registered here is {near!r}." if near else "",
-                args=headers.get("argsrepr", "?"),
-                kwargs=headers.get("kwargsrepr", "?"),
-                kept=self._kept_at(delivery),
-            )
-        )
-        error = NotRegistered(name)
-        signals.task_unknown.send(sender=self.owner, message=delivery, exc=error, name=name, id=task_id)
-        if self._tells_of_tasks():
-            self.eventer.send("task-failed", uuid=task_id, exception=f"NotRegistered({name!r})")
-        if not headers.get("ignore_result"):
-            request = Request.context_of(headers, delivery.properties, self.hostname)
-            try:
-                self.app.backend.mark_as_failure(task_id, error, request=request)
-            except Exception as exc:
-                consumer_logger.exception(
-                    "The failure of unknown task %s[%s] could not be stored: %r", name, task_id, exc
-                )
+        self.announcer.unknown(delivery, name, task_id, self._kept_at(delivery))
         self._bury(delivery, f"unregistered task {name!r}")
 
     def bury(self, delivery: Delivery, reason: str) -> None:
         """A message that cannot be used: one log entry, and it is kept for an operator."""
-        consumer_logger.error(
-            "Received a message that cannot be run: %s\nIt came from queue %r and is kept: see %s.\nIt begins: %r",
-            reason,
-            delivery.queue,
-            self._kept_at(delivery),
-            beginning(delivery),
-        )
-        signals.task_rejected.send(sender=self.owner, message=delivery, exc=InvalidTaskError(reason))
+        self.announcer.unusable(delivery, reason, self._kept_at(delivery))
         self._bury(delivery, reason)
 
     def _kept_at(self, delivery: Delivery) -> str:
@@ -1159,33 +901,3 @@ class Dispatcher:
     def running(self) -> int:
         """How many tasks processes have begun, or may have."""
         return sum(1 for flight in self.flights.values() if flight.phase is not Phase.HELD)
-
-
-def headers_of(delivery: Delivery) -> dict[str, Any]:
-    """The headers of a message of any protocol, in the form of protocol 2.
-
-    Raises:
-        InvalidTaskError, kombu.exceptions.DecodeError: it is not a task message.
-    """
-    headers = delivery.headers
-    body = None if "task" in headers else delivery.decode()
-    return protocol.to_v2(headers, delivery.properties, b"" if body is None else body).headers
-
-
-def beginning(delivery: Delivery) -> bytes | str:
-    """The first characters of a message, for the log."""
-    raw = delivery.envelope.raw if delivery.envelope is not None else delivery.parts.body
-    return raw[:200] if isinstance(raw, (bytes, str)) else repr(raw)[:200]
-
-
-def describe_exit(exitcode: int | None) -> str:
-    """How a process ended, in words."""
-    if exitcode is None:
-        return "exit status unknown."
-    if exitcode < 0:
-        try:
-            name = process_signals.Signals(-exitcode).name
-        except ValueError:
-            name = "unknown"
-        return f"signal {-exitcode} ({name})."
-    return f"exitcode {exitcode}."
