@@ -160,7 +160,7 @@ def decode_body(body: Any, encoding: str | None) -> Any:
     Raises:
         kombu.exceptions.DecodeError: the encoding is unknown or does not fit.
     """
-    if not body or not encoding or encoding.lower() == "utf-8":
+    if not body or not encoding or (isinstance(encoding, str) and encoding.lower() == "utf-8"):
         return body.encode("utf-8") if isinstance(body, str) else body
     if encoding != "base64":
         raise DecodeError(f"The body is encoded as {encoding!r}; only 'base64' and 'utf-8' are known.")

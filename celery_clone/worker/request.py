@@ -31,7 +31,7 @@ from celery_clone.exceptions import (
 )
 from celery_clone.execution.acks import AckRule, Settle, settle_on_begin, settle_on_loss, settle_on_timeout
 from celery_clone.execution.context import Context
-from celery_clone.message import protocol
+from celery_clone.message import codec, protocol
 from celery_clone.utils.functional import maybe, noop
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.nodenames import gethostname
@@ -240,10 +240,10 @@ class Request:
     def _context(self) -> Context:
         """What the task would see as its request."""
         try:
-            args, kwargs, embed = self._payload
+            args, kwargs, embed = codec.split_call(self._payload)
         except Exception:  # noqa: BLE001 a body that cannot be read must not hide the error being stored
             args, kwargs, embed = (), {}, {}
-        return Context({**self._request_dict, "args": args, "kwargs": kwargs, **(embed or {})})
+        return Context({**self._request_dict, "args": args, "kwargs": kwargs, **embed})
 
     # --- running it, for tasks that handle their own messages ------------------------------
 
