@@ -141,7 +141,10 @@ class ProcessPool:
         self._started, self._stopping, self._refills, self._watches_writer = True, False, True, False
         self._silent_losses = False
         self._start_failures, self._refill_at = 0, 0.0
+        # A collection writes into every object it looks at, and what parent or child writes into they no
+        # longer share.  What is alive now lives as long as the pool, so neither looks.
         gc.collect()
+        gc.freeze()
         try:
             for _ in range(self.size):
                 self._spawn()
@@ -646,6 +649,7 @@ class ProcessPool:
                 return
             self.unwatch(self._hub)
             self._started = False
+            gc.unfreeze()
             self._timetable.clear()
             for member in self._members.values():  # not even KILL ended them: the kernel holds them
                 member.close()
