@@ -363,6 +363,9 @@ def _restart_if_asked() -> None:
     if _restart_command:
         platforms.close_open_fds([sys.__stdin__, sys.__stdout__, sys.__stderr__])
         os.execvp(_restart_command[0], _restart_command)
+    # From here on Python takes its handlers away, and a signal that comes late would change the exit status.
+    for name in PUSHES:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 @cache
