@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 __all__ = (
+    "Agent",
     "Connection",
     "Consumer",
     "Control",
@@ -20,6 +21,7 @@ __all__ = (
 )
 
 _HOME = {
+    "Agent": "agent",
     "Connection": "connection",
     "Consumer": "consumer",
     "Control": "control",

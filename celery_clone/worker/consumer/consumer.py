@@ -104,7 +104,9 @@ class Consumer:
             "celery_clone.worker.consumer.heart:Heart",
             "celery_clone.worker.consumer.control:Control",
             "celery_clone.worker.consumer.tasks:Tasks",
+            "celery_clone.worker.consumer.delayed_delivery:DelayedDelivery",
             "celery_clone.worker.consumer.consumer:Evloop",
+            "celery_clone.worker.consumer.agent:Agent",
         )
 
         def shutdown(self, parent: Any) -> None:
