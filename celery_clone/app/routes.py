@@ -101,9 +101,6 @@ class Router:
             route = self.lookup_route(name, args, kwargs, options, task_type)
         if route is None:
             if "queue" in options:
-                if task_type is not None:
-                    # Celery sends such a call of a task without a priority, where it sends others with 0.
-                    options.setdefault("priority", None)
                 return options
             route = self.app.conf.task_default_queue
         merged = self.expand_destination(route)

@@ -358,6 +358,9 @@ class Task:
         if preset is None:
             preset = self._get_exec_options()
         options = {**preset, **options}
+        if "queue" in options:
+            # Celery sends such a call without a priority, where it sends others with 0.
+            options.setdefault("priority", None)
         if self._dump_pydantic_arguments is not None and options.get("serializer") != "pickle":
             args, kwargs = self._dump_pydantic_arguments(args, kwargs)
         options.setdefault("ignore_result", self.ignore_result)

@@ -137,13 +137,6 @@ def test_a_queue_given_as_an_object_need_not_be_declared(routed):
     assert routed(None, {"queue": queue})["queue"] is queue
 
 
-def test_a_call_of_a_task_to_a_queue_carries_no_priority_unless_it_says_one(routed):
-    assert routed(None, {"queue": "video"}, task_type="the task")["priority"] is None
-    assert routed(None, {"queue": "video", "priority": 3}, task_type="the task")["priority"] == 3
-    assert "priority" not in routed(None, {"queue": "video"})
-    assert "priority" not in routed(None, {}, task_type="the task")
-
-
 def test_routers_see_the_whole_call(routed):
     seen = []
 
