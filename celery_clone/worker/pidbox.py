@@ -227,7 +227,7 @@ class Pidbox:
         if consumer is not None:
             c.ignoring_errors(consumer.cancel)
         if channel is not None:
-            c.ignoring_errors(channel.close)
+            close_channel(c, channel)
 
 
 TWIN = (
@@ -398,7 +398,19 @@ class Inquiry:
         self._timers.clear()
         if queue is not None:
             self.c.ignoring_errors(queue.delete)
-            self.c.ignoring_errors(queue.channel.close)
+            close_channel(self.c, queue.channel)
+
+
+def close_channel(c: Any, channel: Any) -> None:
+    """Close a channel of the consumer *c*, with all its sockets, whatever state its connection is in."""
+    c.ignoring_errors(channel.close)
+    # Kombu's Redis channel stops half-way when the server is not there to delete its queues.
+    for part in ("_disconnect_pools", "_close_clients"):
+        c.ignoring_errors(getattr(channel, part, nothing))
+
+
+def nothing() -> None:
+    """The channel has no such part."""
 
 
 # --- what the dead leave behind -------------------------------------------------------

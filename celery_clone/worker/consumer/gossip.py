@@ -17,6 +17,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from celery_clone.bootsteps import ConsumerStep
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.objects import Bunch
+from celery_clone.worker.pidbox import close_channel
 
 __all__ = ("Gossip",)
 
@@ -98,7 +99,10 @@ class Gossip(ConsumerStep):
         tref, self._tref = self._tref, None
         if tref is not None:
             tref.cancel()
+        channels = [consumer.channel for consumer in self.consumers or ()]
         close(c)
+        for channel in channels:
+            close_channel(c, channel)
 
     def get_consumers(self, channel: Any) -> list[Any]:
         """The consumer of the others' events."""
