@@ -575,7 +575,8 @@ class Dispatcher:
     def _job(self, flight: InFlight, flags: int) -> Job:
         delivery = flight.delivery
         if delivery.envelope is not None:
-            return Job(flight.seq, flight.name, raw=delivery.envelope.raw, flags=flags)
+            # What only the broker knows of a raw message: that it was given out before.
+            return Job(flight.seq, flight.name, raw=delivery.envelope.raw, facts=delivery.facts, flags=flags)
         parts = delivery.parts
         return Job(
             flight.seq,

@@ -1,8 +1,8 @@
 """One broker and a result store for tests that run over several of them: what is the same, said once.
 
 Used by the tests of the worker and by chaos tests, which ask it what lies in a queue, what was buried, and to
-put in what no producer would send. It speaks to the broker directly and may not use the package under test,
-but for the embedded broker, which has no other client.
+put in what no producer would send. It speaks to the broker directly and may not use the package under test
+for that, but where the embedded broker has no other client.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import pytest
 import redis
 
 import celery_clone.transport  # noqa: F401  registers the scheme sqlite with kombu
+from celery_clone import _state
 
 REDIS = pytest.param("redis", marks=pytest.mark.redis)
 AMQP = pytest.param("amqp", marks=pytest.mark.rabbitmq)
@@ -213,13 +214,14 @@ def open_arena(name: str, fixture: Callable[[str], Any], folder: Path, **options
 def load_project(path: Path, environment: Mapping[str, str]) -> ModuleType:
     """The project at *path*, imported into this process with *environment*, to send its tasks from here.
 
-    It is the test's own: the module is not left behind in ``sys.modules``.
+    It is the test's own: the module is not left behind in ``sys.modules``, nor its tasks in other apps.
     """
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
+    shared = set(_state._on_app_finalizers)
     shadowed = sys.modules.get(path.stem)
     sys.modules[path.stem] = module
     try:
@@ -230,6 +232,7 @@ def load_project(path: Path, environment: Mapping[str, str]) -> ModuleType:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+        _state._on_app_finalizers.intersection_update(shared)
         del sys.modules[path.stem]
         if shadowed is not None:
             sys.modules[path.stem] = shadowed
