@@ -13,7 +13,7 @@ from typing import Any
 
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from celery_clone.exceptions import InvalidTaskError, Reject, WorkerLostError
+from celery_clone.exceptions import InvalidTaskError, Reject, WorkerLostError, WorkerTerminate
 from celery_clone.execution.context import Context
 from celery_clone.execution.outcome import Outcome
 from celery_clone.message import codec, protocol
@@ -151,6 +151,8 @@ class TaskRunner:
             return trace.outcome_of(task.__trace__(task_id, args, kwargs, request))
         except Reject as exc:
             return Outcome(REJECTED, saferepr(exc), requeue=bool(exc.requeue))
+        except WorkerTerminate:
+            raise  # the process was told to end: what becomes of the message is for the worker to say
         except (SystemExit, KeyboardInterrupt) as exc:
             # The process ends with it, and nobody else would tell who waits for the result.
             lost = WorkerLostError(f"Worker exited prematurely: the task raised {exc!r}.")

@@ -30,7 +30,7 @@ from billiard.pool import EX_FAILURE, EX_OK, EX_RECYCLE, MAXMEM_USED_FMT, MaybeE
 from billiard.process import current_process
 
 from celery_clone import states
-from celery_clone.exceptions import SoftTimeLimitExceeded
+from celery_clone.exceptions import SoftTimeLimitExceeded, WorkerTerminate
 from celery_clone.execution.outcome import ErrorInfo, Outcome
 from celery_clone.message.frames import (
     MAY_WAIT,
@@ -277,13 +277,16 @@ class Child(Worker):
     # -- signals (main thread)
 
     def _on_terminate(self, signum: int, frame: FrameType | None) -> None:
-        """SIGTERM and its like: leave through ``SystemExit``, so that the task's ``finally`` blocks run."""
+        """SIGTERM and its like: leave through a ``SystemExit``, so that the task's ``finally`` blocks run.
+
+        It is one of its own, by which the runner can tell that the task did not ask for it.
+        """
         if os.getpid() == self.pid:
             signal.signal(signum, signal.SIG_DFL)  # the second one ends the process at once
             self.terminated = signum
             if self.shielded or (frame is not None and frame.f_code is RUN_CODE):
                 return  # a report is being noted or sent: leave after it
-        raise SystemExit(128 + signum)
+        raise WorkerTerminate(128 + signum)
 
     def _on_soft_limit(self, signum: int, frame: FrameType | None) -> None:
         """SIGUSR1: stop the job it was meant for, if that one still runs."""
