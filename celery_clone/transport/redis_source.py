@@ -78,7 +78,8 @@ class RedisSource:
         self.connection = connection
         self.channel = connection.channel()
         self.layout = Layout.of_channel(self.channel)
-        self.lease_s = float(lease_s or options.get("lease") or LEASE_S)
+        # Within the visibility timeout, or workers that know kombu's rule alone would take what is renewed too late.
+        self.lease_s = float(lease_s or options.get("lease") or min(LEASE_S, self.layout.visibility_s or LEASE_S))
         self.may_park = bool(options.get("park", True))
         self.accept = accept
         self.epoch = epoch

@@ -59,8 +59,15 @@ local function take_over(tag)
 end
 
 if seconds - tonumber(since) >= lease then
-    for _, tag in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, limit)) do
-        take_over(tag)
+    local over = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, limit)
+    for _, tag in ipairs(over) do
+        local claimed, ended = redis.call('ZSCORE', index, tag), redis.call('ZSCORE', leases, tag)
+        if claimed and tonumber(claimed) > tonumber(ended) then
+            -- A worker that knows kombu's rule alone put the message back and has claimed it since, under its tag.
+            redis.call('ZREM', leases, tag)
+        else
+            take_over(tag)
+        end
     end
 end
 local oldest = string.format('%.6f', seconds - visibility)

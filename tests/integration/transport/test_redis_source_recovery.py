@@ -393,6 +393,34 @@ def test_many_workers_promote_a_parked_message_once(fleet: Fleet) -> None:
     assert fleet.store.zcard("unacked_schedule") == 0
 
 
+def test_what_a_kombu_worker_claimed_after_a_dead_one_of_ours_stays_with_it(fleet: Fleet) -> None:
+    fleet.publish("one")
+    dies_after(fleet.url, lambda source: assert_equal(len(source.take(1)), 1))
+    wait_until(lambda: fleet.store.zrangebyscore("unacked_index", 0, time.time() - LEASE_S - 1), 10, "the lease's end")
+    channel, got = fleet.kombu_consumer()
+    channel.qos.visibility_timeout = 1
+    channel.qos.restore_visible(num=10, interval=1)
+    drain(channel, got, 1)
+    assert fleet.store.zcard("unacked_leases") == 1
+
+    source = fleet.source()
+
+    def looked() -> bool:
+        source.extend()
+        assert source.take(1, timeout=0.05) == []
+        return fleet.store.zcard("unacked_leases") == 0
+
+    wait_until(looked, 10, "the end of the lease")
+    assert fleet.store.hlen("unacked") == 1
+    got[0].ack()
+
+
+def test_a_lease_is_never_longer_than_the_visibility_timeout(fleet: Fleet) -> None:
+    assert fleet.source(lease_s=None).lease_s == 10
+    assert fleet.source(lease_s=None, options={"visibility_timeout": 3}).lease_s == 3
+    assert fleet.source(lease_s=None, options={"visibility_timeout": 3, "lease": 5}).lease_s == 5
+
+
 # -- garbage ----------------------------------------------------------------------------------------------
 
 GARBAGE = [
