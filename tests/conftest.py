@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -242,9 +243,23 @@ def modules_stay_the_same_objects() -> Iterator[None]:
             setattr(before[parent], last, module)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def apps_of_a_module_stay_its_own() -> Iterator[None]:
+    """As :func:`apps_of_a_test_stay_its_own`, for what fixtures of a module declare."""
+    with ambient_apps_restored():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def apps_of_a_test_stay_its_own() -> Iterator[None]:
     """Shared tasks that a test declares are not in the apps of the tests after it, nor its apps current."""
+    with ambient_apps_restored():
+        yield
+
+
+@contextmanager
+def ambient_apps_restored() -> Iterator[None]:
+    """Leave the ambient apps, and the tasks for all apps, as they were."""
     declared, default = set(_state._on_app_finalizers), _state.default_app
     current = _state._tls.current_app
     yield
