@@ -468,6 +468,9 @@ def encode(
     except Exception as exc:  # a user's __json__ may raise anything
         rest = {"headers": message.headers, "properties": properties}
         raise codec.unserializable(rest, "json", exc) from exc
+    if message.headers.get("expires"):
+        # A worker decides by this header, and tells who waits for the result; dropped here, nobody would.
+        ttl_s = None
     return Letter(exchange, to.routing_key, text.encode("utf-8"), int(priority or 0), ttl_s)
 
 
