@@ -22,7 +22,7 @@ from celery_clone.utils.time import maybe_iso8601, subtract_datetimes
 
 __all__ = ("SendDefaults", "delayed_route", "destination", "expiration_seconds", "unknown_transport")
 
-logger = get_logger(__name__)
+logger = get_logger("celery.app.base")
 
 
 class SendDefaults(NamedTuple):

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Backend", "TaskMeta", "unpickle_backend")
 
-logger = get_logger(__name__)
+logger = get_logger("celery.backends.base")
 
 EXCEPTION_ABLE_CODECS = frozenset({"pickle"})
 """Serializers that store an exception itself instead of its description."""

@@ -33,7 +33,7 @@ __all__ = (
     "unpacked_parts",
 )
 
-logger = get_logger(__name__)
+logger = get_logger("celery.backends.base")
 
 
 # -- what a member leaves ---------------------------------------------------

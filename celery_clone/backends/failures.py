@@ -29,7 +29,7 @@ __all__ = (
     "stored_module",
 )
 
-logger = get_logger(__name__)
+logger = get_logger("celery.backends.base")
 
 OURS = "celery_clone"
 THEIRS = "celery"

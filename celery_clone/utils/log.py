@@ -66,6 +66,8 @@ def _quiet_logger(name: str) -> logging.Logger:
 
 base_logger = logger = _quiet_logger("celery")
 
+HOUSE = __name__.partition(".")[0]
+
 
 def logger_isa(logger: logging.Logger, ancestor: logging.Logger) -> bool:
     """Tell whether records of ``logger`` pass through ``ancestor``.
@@ -93,8 +95,13 @@ def _placed_under(parent: logging.Logger, child: logging.Logger) -> logging.Logg
 
 
 def get_logger(name: str) -> logging.Logger:
-    """Return the logger called ``name``; one below the top level inherits from ``celery``."""
-    found = _quiet_logger(name)
+    """Return the logger called ``name``; one below the top level inherits from ``celery``.
+
+    Modules of this package, which give their ``__name__``, log under Celery's: ``celery.worker.strategy`` and
+    the like are what people configure.
+    """
+    package, dot, module = name.partition(".")
+    found = _quiet_logger(f"celery.{module}" if dot and package == HOUSE else name)
     if found is base_logger or logging.root in (found, found.parent):
         return found
     return _placed_under(base_logger, found)

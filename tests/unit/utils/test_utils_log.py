@@ -74,6 +74,12 @@ def test_a_logger_below_the_top_level_inherits_from_celery():
     assert get_logger("test_package.module").parent is base_logger
 
 
+def test_modules_of_this_package_log_under_the_names_people_configure():
+    assert get_logger("celery_clone.transport.redis_source") is logging.getLogger("celery.transport.redis_source")
+    assert get_logger("celery_clone") is logging.getLogger("celery_clone")
+    assert get_logger("celery_clone_of_mine.module").name == "celery_clone_of_mine.module"
+
+
 def test_a_logger_is_silent_until_logging_is_set_up():
     assert any(isinstance(handler, logging.NullHandler) for handler in get_logger("test.utils.log.new").handlers)
 
