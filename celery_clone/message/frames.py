@@ -12,7 +12,7 @@ from __future__ import annotations
 import marshal
 import pickle
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = (
@@ -54,7 +54,7 @@ class Job(NamedTuple):
     task: str
     raw: bytes | None = None
     parts: tuple[dict[str, Any], dict[str, Any], bytes | str, str | None, str | None] | None = None
-    facts: dict[str, Any] | None = None
+    facts: Mapping[str, Any] | None = None
     flags: int = 0
     call: bytes | None = None
 
