@@ -588,21 +588,6 @@ def test_a_server_that_refuses_to_track_keys_is_polled(fleet: Fleet, redis_serve
     assert ids(source.take(5, timeout=5)) == ["1"]
 
 
-def test_an_idle_source_sends_the_server_nothing(fleet: Fleet) -> None:
-    source = fleet.source(lease_s=60)
-    assert list(source.take(5, timeout=0.05)) == []
-
-    before = fleet.store.info("commandstats")
-    assert list(source.take(5, timeout=0.3)) == []
-    assert list(source.take(5)) == []
-    after = fleet.store.info("commandstats")
-
-    def calls(info: Any) -> Any:
-        return {name: row["calls"] for name, row in info.items() if name not in ("cmdstat_info",)}
-
-    assert calls(after) == calls(before)
-
-
 def test_a_sweep_is_a_command_that_any_worker_may_send(fleet: Fleet) -> None:
     source = fleet.source()
     layout = source.layout

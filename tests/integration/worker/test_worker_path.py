@@ -437,7 +437,8 @@ def test_a_task_that_was_revoked_before_it_came_is_not_run(shop):
     with pytest.raises(TaskRevokedError, match="revoked"):
         result.get(timeout=10)
     assert shop.lines(name) == []
-    assert shop.running.log().count(f"Discarding revoked task: project.note_time[{task_id}]") == 1
+    said = f"Discarding revoked task: project.note_time[{task_id}]"
+    wait_until(lambda: shop.running.log().count(said) == 1, 5, "the log line of the revoked task")
 
 
 def test_a_soft_limit_is_an_error_in_the_task(shop):
