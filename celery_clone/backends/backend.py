@@ -320,8 +320,11 @@ class Backend:
         """Store *exc* (default: the current error) as the failure of a task, with the current traceback."""
         kind, current, traceback = sys.exc_info()
         exc = current if exc is None else exc
-        if traceback is None and isinstance(exc, BaseException):
-            kind, traceback = type(exc), exc.__traceback__
+        if traceback is None:
+            try:
+                raise exc  # it was only made, and what is stored needs a place
+            except BaseException:  # noqa: BLE001 it is the one raised here
+                kind, _, traceback = sys.exc_info()
         info = ExceptionInfo((kind, exc, traceback))
         self.mark_as_failure(task_id, exc, info.traceback)
         while traceback is not None:

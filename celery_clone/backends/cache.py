@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -105,8 +106,9 @@ def address_list(servers: Any) -> list[Any]:
 class MemoryStore:
     """Keys and values of this process, with times of expiry.  Safe to use from several threads."""
 
-    def __init__(self, most: int = 50_000) -> None:
+    def __init__(self, most: int = 50_000, clock: Callable[[], float] = time.monotonic) -> None:
         self.most = most
+        self.clock = clock
         self.lock = threading.RLock()
         self.items: OrderedDict[Any, tuple[Any, float | None]] = OrderedDict()
         os.register_at_fork(after_in_child=self._after_fork)
@@ -118,7 +120,7 @@ class MemoryStore:
         """The value of *key*, or ``None``."""
         with self.lock:
             value, end = self.items.get(key, (None, None))
-            if end is not None and end <= time.monotonic():
+            if end is not None and end <= self.clock():
                 del self.items[key]
                 return None
             return value
@@ -126,7 +128,7 @@ class MemoryStore:
     def write(self, key: Any, value: Any, expires: float) -> None:
         """Set a value that lives for *expires* seconds; 0: for ever."""
         with self.lock:
-            self.items[key] = value, time.monotonic() + expires if expires else None
+            self.items[key] = value, self.clock() + expires if expires else None
             self.items.move_to_end(key)
             while len(self.items) > self.most:
                 self.items.popitem(last=False)
@@ -198,6 +200,14 @@ backends: dict[str, tuple[Callable[..., Any], Callable[[Any], Any]]] = {
 """What makes the client, and the type of its keys, for each scheme."""
 
 
+class OwnClient:
+    """A client, and the process it was made in."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.pid = os.getpid()
+
+
 class CacheBackend(KeyValueStoreBackend):
     """Keeps results in Memcached or in memory.
 
@@ -233,23 +243,29 @@ class CacheBackend(KeyValueStoreBackend):
             message = UNKNOWN_BACKEND.format(self.backend, ", ".join(backends))
             raise ImproperlyConfigured(message + hint(self.backend, backends)) from None
         self._encode_prefixes()
-        self.thread_safe = self.thread_safe or self.Client is DummyClient
-        self._client: tuple[int, Any] = (0, None)
+        self.thread_safe = True
+        self._begin()
+
+    def _begin(self) -> None:
+        self._own = threading.local()
+        self._opened: weakref.WeakSet[OwnClient] = weakref.WeakSet()
 
     @property
     def client(self) -> Any:
-        """The client of this process; a forked child gets one of its own."""
-        pid, client = self._client
-        if pid != os.getpid():
-            client = self.Client(self.servers, **self.options)
-            self._client = os.getpid(), client
-        return client
+        """The client of this thread in this process: its library lets no two share one."""
+        own: OwnClient | None = getattr(self._own, "client", None)
+        if own is None or own.pid != os.getpid():
+            own = self._own.client = OwnClient(self.Client(self.servers, **self.options))
+            self._opened.add(own)
+        return own.client
 
     def close(self) -> None:
         """Let go of connections; the next use makes new ones.  Legal twice."""
-        (pid, client), self._client = self._client, (0, None)
-        if pid == os.getpid() and hasattr(client, "close"):
-            client.close()
+        opened = list(self._opened)
+        self._begin()
+        for own in opened:
+            if own.pid == os.getpid() and hasattr(own.client, "close"):
+                own.client.close()
 
     def _time_to_live(self, given: Any) -> int:
         seconds = int(given or 0)

@@ -221,6 +221,7 @@ class BaseKeyValueStoreBackend(Backend):
         Raises:
             celery_clone.exceptions.TimeoutError: *timeout* seconds have passed.
         """
+        self._flush_deferred()
         interval = 0.5 if interval is None else interval
         ids = set(task_ids)
         for task_id in list(ids):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,12 +19,13 @@ from celery_clone import Celery, group, states
 from celery_clone.exceptions import ChordError, TimeoutError
 from celery_clone.execution.context import Context
 from celery_clone.utils.ids import uuid
+from tests.support.processes import dies_with_its_parent, end, free_port
 from tests.support.wait import wait_until
 
-STORES = ("redis", "cache", "filesystem", "sqlite", "rpc")
+STORES = ("redis", "cache", "memcached", "filesystem", "sqlite", "rpc")
 KEEPERS = tuple(name for name in STORES if name != "rpc")
 """Stores that keep what they were given; rpc hands it to the caller and forgets."""
-COUNTERS = ("redis", "cache", "sqlite")
+COUNTERS = ("redis", "cache", "memcached", "sqlite")
 """Stores that count the members of a chord themselves."""
 
 
@@ -77,8 +81,35 @@ class Caller:
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest) -> tuple[str, Any]:
     """The kind of store, and its server where it has one."""
-    name = {"redis": "redis_server", "rpc": "rabbitmq_server"}.get(request.param)
+    name = {"redis": "redis_server", "rpc": "rabbitmq_server", "memcached": "memcached_port"}.get(request.param)
     return request.param, request.getfixturevalue(name) if name else None
+
+
+@pytest.fixture(scope="session")
+def memcached_port() -> Iterator[int]:
+    """A Memcached of this session's own.  Rare enough not to be asked of every machine, or of CI."""
+    pytest.importorskip("pymemcache")
+    program = shutil.which("memcached")
+    if program is None:
+        pytest.skip("there is no memcached here; apt-get install memcached")
+    port = free_port()
+    command = [program, "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-I", "8m"]
+    if os.getuid() == 0:
+        command += ["-u", "root"]
+    process = subprocess.Popen(dies_with_its_parent(command), start_new_session=True)
+    try:
+        wait_until(lambda: accepts(port), 10, "memcached")
+        yield port
+    finally:
+        end(process)
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -89,6 +120,7 @@ def store(server: tuple[str, Any], tmp_path: Path) -> Iterator[Store]:
     urls = {
         "redis": lambda: running.new_database_url(),
         "cache": lambda: "cache+memory://",
+        "memcached": lambda: f"cache+memcached://127.0.0.1:{running}/",
         "filesystem": lambda: f"file://{tmp_path}",
         "sqlite": lambda: f"sqlite:///{tmp_path}/results.db",
         "rpc": lambda: "rpc://",

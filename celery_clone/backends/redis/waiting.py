@@ -212,7 +212,10 @@ class ResultConsumer(ReconnectingConsumer):
         self._unsubscribe(over)
 
     def _on_silence(self) -> None:
-        """A peer that vanished without a word is noticed by its not answering."""
+        """A peer that vanished without a word is noticed by its not answering.
+
+        What is waited for is read again as well: a message that was lost on its way is lost for good.
+        """
         with self._lock:
             self._unsubscribe_now()
             connection = self._connection
@@ -223,6 +226,7 @@ class ResultConsumer(ReconnectingConsumer):
                     raise redis.TimeoutError("no answer to a ping")
                 connection.send_packed_command([pack("PING")], check_health=False)
                 self._heard_at, self._pinged = time.monotonic(), True
+                self._unread.update(self.subscribed_to)
             except self._connection_errors as exc:
                 self._lost(exc)
 
