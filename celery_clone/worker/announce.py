@@ -36,7 +36,7 @@ __all__ = ("Announcer", "describe_exit", "headers_of")
 
 received_logger = get_logger("celery.worker.strategy")
 request_logger = get_logger("celery.worker.request")
-consumer_logger = get_logger("celery.worker.consumer")
+consumer_logger = get_logger("celery.worker.consumer.consumer")
 
 UNKNOWN_TASK = """Received unregistered task of type {name!r}.
 The message has been ignored and discarded.

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 __all__ = ("Dispatcher",)
 
 request_logger = get_logger("celery.worker.request")
-consumer_logger = get_logger("celery.worker.consumer")
+consumer_logger = get_logger("celery.worker.consumer.consumer")
 
 STALLED_S = 0.05
 """When a job thought short runs longer, its slot is looked at, so that early acknowledgement is not late."""

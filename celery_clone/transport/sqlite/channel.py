@@ -13,7 +13,6 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import ChannelError
-from kombu.log import get_logger
 from kombu.transport import base, virtual
 from kombu.utils.json import dumps
 
@@ -27,6 +26,7 @@ from celery_clone.transport.sqlite.tables import (
     UnknownExchange,
 )
 from celery_clone.utils.ids import uuid
+from celery_clone.utils.log import get_logger
 
 if TYPE_CHECKING:
     from celery_clone.transport.sqlite.broker import EmbeddedBroker

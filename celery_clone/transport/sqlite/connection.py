@@ -27,7 +27,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from kombu.log import get_logger
 from kombu.transport import base, virtual
 from kombu.utils.json import loads
 
@@ -36,6 +35,7 @@ from celery_clone.transport.sqlite.channel import Channel
 from celery_clone.transport.sqlite.database import BUSY_TIMEOUT_S, Database, DatabaseUnavailable, locate
 from celery_clone.transport.sqlite.session import POLL_S, VISIBILITY_TIMEOUT_S, BrokerSession, ring
 from celery_clone.transport.sqlite.tables import BROKER_TABLES, Claimed
+from celery_clone.utils.log import get_logger
 
 __all__ = ("Transport", "open_broker", "read_seconds")
 
