@@ -21,7 +21,7 @@ from celery_clone.exceptions import (
     WorkerLostError,
 )
 from celery_clone.exceptions import TimeoutError as NoResultInTime
-from tests.support.brokers import EACH, Arena, load_project, open_arena
+from tests.support.brokers import AMQP, EACH, EACH_WITH_TEXTS, Arena, load_project, open_arena
 from tests.support.processes import is_alive
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
@@ -398,9 +398,8 @@ def test_tasks_for_later_run_when_they_are_due_and_hold_up_nobody(shop):
     assert all(1.4 < at < 3.5 for at in times), times
 
 
+@pytest.mark.parametrize("shop", EACH_WITH_TEXTS, indirect=True)
 def test_tasks_for_later_are_parked_in_the_broker_where_it_can_hold_them(shop):
-    if shop.arena.name == "amqp":
-        pytest.skip("AMQP queues keep no times")
     result = shop.tasks.add.apply_async((1, 1), countdown=600)
     shop.running.wait_for_log(rf"Task project\.add\[{result.id}\] received")
     wait_until(lambda: shop.arena.taken() == 0, describe="nobody to hold what is due later")
@@ -733,9 +732,8 @@ def test_the_workflows_of_the_guide(workflows):
         chain(workflows.tasks.fail.s("broken"), add.s(1))().get(timeout=10)
 
 
+@pytest.mark.parametrize("shop", [AMQP], indirect=True)
 def test_chains_and_groups_work_with_results_as_messages(shop):
-    if shop.arena.name != "amqp":
-        pytest.skip("the test above covers it")
     add, mul = shop.tasks.add, shop.tasks.mul
     assert group(add.s(i, i) for i in range(10))().get(timeout=10) == [2 * i for i in range(10)]
     assert (add.s(4, 4) | mul.s(8))().get(timeout=10) == 64
