@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,9 +34,11 @@ def pythons(celery_python: Path) -> dict[str, Path | str]:
 def redis_link(
     pythons: dict[str, Path | str], redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Link]:
-    """Messages and results in Redis."""
+    """Messages and results in Redis; the logs name their loggers."""
     url = redis_server.new_database_url()
-    with open_link(pythons, url, url, tmp_path_factory.mktemp("redis-link")) as link:
+    words = "[%(asctime)s: %(levelname)s/%(processName)s] <%(name)s> %(message)s"
+    settings = json.dumps({"worker_log_format": words, "worker_task_log_format": words})
+    with open_link(pythons, url, url, tmp_path_factory.mktemp("redis-link"), SETTINGS=settings) as link:
         yield link
 
 

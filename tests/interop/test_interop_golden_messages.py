@@ -27,8 +27,8 @@ CALLS = {
     "keywords": "add.apply_async(kwargs={'x': 1, 'y': {'z': [1, 2.5, None, True]}})",
     "both": "add.apply_async((1,), {'y': 'ü\\U0001f40d\"\\\\'})",
     "a list of arguments": "add.apply_async([1, 2])",
-    "typed values": "identity.delay(__import__('decimal').Decimal('1.50'))",
-    "dates": "echo.delay(NOON, NOON.date(), __import__('uuid').UUID(int=7), b'bytes')",
+    "typed values": "identity.delay(decimal.Decimal('1.50'))",
+    "dates": "echo.delay(NOON, NOON.date(), uuid.UUID(int=7), b'bytes')",
     "long arguments": "identity.delay('x' * 5000)",
     "many arguments": "echo.delay(*range(300), **{f'k{n}': [n] * n for n in range(40)})",
     "deep arguments": "identity.delay([[[[[[1]]]]]])",
@@ -38,7 +38,7 @@ CALLS = {
     "a countdown of nothing": "add.apply_async((2, 2), countdown=0)",
     "eta": "add.apply_async((2, 2), eta=NOON)",
     "an eta without a zone": "add.apply_async((2, 2), eta=NOON.replace(tzinfo=None))",
-    "an eta elsewhere": "add.apply_async((2, 2), eta=NOON.astimezone(__import__('zoneinfo').ZoneInfo('Asia/Tokyo')))",
+    "an eta elsewhere": "add.apply_async((2, 2), eta=NOON.astimezone(zoneinfo.ZoneInfo('Asia/Tokyo')))",
     "an eta in words": "add.apply_async((2, 2), eta='2031-01-01T00:00:00')",
     "expires": "add.apply_async((2, 2), expires=60)",
     "expires in fractions": "add.apply_async((2, 2), expires=1.5)",
@@ -153,6 +153,10 @@ CALLS = {
     "link=add.s(1), time_limit=3)",
 }
 AMQP_ALONE = {
+    "delayed by the broker": "open_shop(task_default_queue_type='quorum', task_default_queue='slow', "
+    "task_default_exchange='slow', task_default_exchange_type='topic', task_default_routing_key='slow')['add']"
+    ".apply_async((1,), countdown=5)",
+    "delayed in a classic queue": "add.apply_async((1,), countdown=5)",
     "task_queue_max_priority": "open_shop(task_queue_max_priority=9, task_default_queue='urgent')['add'].delay(1)",
     "quorum": "open_shop(task_default_queue_type='quorum', task_default_queue='quorum')['add'].delay(1)",
 }
@@ -171,12 +175,10 @@ KNOWN_DIFFERENCES = {
 """Case to what is replaced before comparing, and by what. (A group of several in a chord's header is left out: Celery
 turns the order of its members round, and with it that of their results; ours keeps it.)"""
 
-PREPARATION = {
-    "kombu": "__import__('kombu')",
-    "visitor": "type('Visitor', (__import__(PACKAGE + '.canvas', fromlist=['x']).StampingVisitor,), "
-    "{'on_signature': lambda self, sig, **headers: {'mine': 'value', 'stamped_headers': ['mine']}})",
-    "stamped": "lambda sig: (sig.stamp(visitor=visitor()), sig)[1]",
-}
+STAMPED = (
+    "lambda sig: (sig.stamp(visitor=type('Visitor', (part('canvas').StampingVisitor,), "
+    "{'on_signature': lambda self, sig, **headers: {'mine': 'value', 'stamped_headers': ['mine']}})()), sig)[1]"
+)
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +189,7 @@ def redis_producers(pythons, redis_server) -> Iterator[dict[str, tuple[Client, r
         url = redis_server.new_database_url()
         producers[side] = Client(pythons[side], side, url, url, FROZEN="1"), redis.Redis.from_url(url)
     for client, _ in producers.values():
-        for name, expression in PREPARATION.items():
-            client.keep(name, expression)
+        client.keep("stamped", STAMPED)
     yield producers
     for client, store in producers.values():
         client.close()
@@ -251,6 +252,10 @@ class Mailbox:
         self.connection = amqp.Connection(f"127.0.0.1:{server.port}", virtual_host=virtual_host)
         self.connection.connect()
         self.channel = self.connection.channel()
+        # Where workers lead calls through that the broker is to delay.
+        self.channel.exchange_declare("celery_delayed_27", "topic", durable=True, auto_delete=False)
+        self.channel.queue_declare("delayed", durable=True, auto_delete=False)
+        self.channel.queue_bind("delayed", "celery_delayed_27", "#")
 
     def take(self, names: list[str]) -> list[str]:
         found = []
@@ -295,8 +300,7 @@ def amqp_producers(pythons, rabbitmq_server) -> Iterator[dict[str, tuple[Client,
         client = Client(pythons[side], side, rabbitmq_server.url(host), "rpc://", FROZEN="1")
         producers[side] = client, Mailbox(rabbitmq_server, host)
     for client, _ in producers.values():
-        for name, expression in PREPARATION.items():
-            client.keep(name, expression)
+        client.keep("stamped", STAMPED)
     yield producers
     for client, mailbox in producers.values():
         client.close()

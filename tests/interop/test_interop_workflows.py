@@ -65,6 +65,19 @@ def test_the_body_of_a_chord_gets_what_both_sides_made(counting, body, count):
     assert counting("last.get(timeout=20)") == sum(range(count)) + count + 1000
 
 
+@pytest.mark.parametrize("last", SIDES)
+def test_a_chord_fires_wherever_its_last_member_ran(counting, counting_link, tmp_path, last):
+    begun, until = tmp_path / "begun", tmp_path / "until"
+    header = f"[{on('hold.si(begun, until)', last)}] + {mixed(count=4)} + [{on('add.si(1, 1)', other(last))}]"
+    counting.keep("members", header, begun=str(begun), until=str(until))
+    counting.keep("last", f"chord(members)({on('echo.s()', other(last))})")
+    lines_of(begun, 1)
+    counting("[result.get(timeout=20) for result in last.parent.results[1:]]")
+    until.touch()
+    package = counting_link.workers[last].environment["PACKAGE"]
+    assert counting("last.get(timeout=20)") == [[[package, 1, 2, 3, 4, 2]], {}]
+
+
 @pytest.mark.parametrize("failing", SIDES)
 def test_a_chord_fails_with_its_member_and_calls_its_errback_once(counting, tmp_path, failing):
     notes = tmp_path / "notes"

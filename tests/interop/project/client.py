@@ -6,12 +6,26 @@ back its answer, both JSON.
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import importlib
 import json
+import logging
 import socket
 import sys
 import traceback
+import uuid
+import zoneinfo
 
+import kombu
 import shop
+
+LIBRARIES = (datetime, decimal, json, kombu, logging, uuid, zoneinfo)
+
+
+def part(name):
+    """A module of the side's package."""
+    return importlib.import_module(f"{shop.PACKAGE}.{name}")
 
 
 def plain(value):
@@ -50,7 +64,7 @@ def main():
         for name in ("chain", "chord", "chunks", "group", "signature", "states", "xmap", "xstarmap")
     }
     namespace.update({name: value for name, value in vars(shop).items() if not name.startswith("_")})
-    namespace["described"] = described
+    namespace.update({library.__name__: library for library in LIBRARIES}, described=described, part=part)
     with socket.socket(fileno=int(sys.argv[1])) as line, line.makefile("rw", encoding="utf-8") as talk:
         print(json.dumps({"value": "ready"}), file=talk, flush=True)
         for request in talk:

@@ -20,6 +20,7 @@ celery = importlib.import_module(PACKAGE)
 exceptions = importlib.import_module(f"{PACKAGE}.exceptions")
 canvas = importlib.import_module(f"{PACKAGE}.canvas")
 results = importlib.import_module(f"{PACKAGE}.result")
+logs = importlib.import_module(f"{PACKAGE}.utils.log")
 Context = importlib.import_module(f"{PACKAGE}.app.task").Context
 
 NOON = datetime(2030, 1, 2, 12, 0, 0, 250000, tzinfo=timezone.utc)
@@ -115,6 +116,10 @@ def open_shop(**settings):
     @app.task(name="shop.when", bind=True)
     def when(self):
         return time.time()
+
+    @app.task(name="shop.say", bind=True)
+    def say(self, words):
+        logs.get_task_logger("shop.say").info("%s of %s", words, self.request.id)
 
     @app.task(name="shop.quiet", ignore_result=True)
     def quiet(path):
