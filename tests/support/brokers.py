@@ -192,6 +192,16 @@ def envelope(
     }
 
 
+def start_server(name: str, fixture: Callable[[str], Any]) -> None:
+    """Have the session's server for *name* run.
+
+    To be called from a fixture of a wider scope than a test's, or the server would seem to be what the first
+    test that needs it has left running.
+    """
+    if name != "sqlite":
+        fixture({"redis": "redis_server", "amqp": "rabbitmq_server"}[name])
+
+
 @contextmanager
 def open_arena(name: str, fixture: Callable[[str], Any], folder: Path, **options: Any) -> Iterator[Arena]:
     """An arena of its own on the session's server; *fixture* is ``request.getfixturevalue``."""

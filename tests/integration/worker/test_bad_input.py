@@ -18,7 +18,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError, Operat
 
 from celery_clone import Celery, states
 from celery_clone.exceptions import ImproperlyConfigured, InvalidTaskError, NotRegistered
-from tests.support.brokers import EACH, EACH_WITH_TEXTS, Arena, envelope, load_project, open_arena
+from tests.support.brokers import EACH, EACH_WITH_TEXTS, Arena, envelope, load_project, open_arena, start_server
 from tests.support.processes import free_port
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess, clean_environment
@@ -417,7 +417,13 @@ def test_a_database_file_that_cannot_be_opened_is_named(folder, project_with, pl
     assert not (folder / "missing").exists()
 
 
-@pytest.mark.parametrize("where", EACH_WITH_TEXTS)
+@pytest.fixture(scope="module", params=EACH_WITH_TEXTS)
+def where(request: pytest.FixtureRequest) -> str:
+    """The name of a broker whose server runs."""
+    start_server(request.param, request.getfixturevalue)
+    return str(request.param)
+
+
 def test_two_workers_with_one_name_are_warned_of(request, folder, start_worker, where):
     with open_arena(where, request.getfixturevalue, folder) as arena:
         start_worker("project", "-c", "1", "-n", "one@here", folder=folder, environment=arena.environment)

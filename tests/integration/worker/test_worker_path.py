@@ -21,7 +21,7 @@ from celery_clone.exceptions import (
     WorkerLostError,
 )
 from celery_clone.exceptions import TimeoutError as NoResultInTime
-from tests.support.brokers import AMQP, EACH, EACH_WITH_TEXTS, Arena, load_project, open_arena
+from tests.support.brokers import AMQP, EACH, EACH_WITH_TEXTS, Arena, load_project, open_arena, start_server
 from tests.support.processes import is_alive
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
@@ -262,10 +262,17 @@ def own_shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callabl
         context.__exit__(None, None, None)
 
 
-@pytest.fixture(params=EACH)
-def fresh(request: pytest.FixtureRequest, own_shop: Callable[..., Shop]) -> Shop:
+@pytest.fixture(scope="module", params=EACH)
+def broker(request: pytest.FixtureRequest) -> str:
+    """The name of each broker, whose server runs."""
+    start_server(request.param, request.getfixturevalue)
+    return str(request.param)
+
+
+@pytest.fixture
+def fresh(broker: str, own_shop: Callable[..., Shop]) -> Shop:
     """A project of the test's own on each broker, without a worker."""
-    return own_shop(request.param)
+    return own_shop(broker)
 
 
 @pytest.fixture
@@ -707,11 +714,16 @@ def test_a_cold_end_gives_late_tasks_back(fresh, started, signums, code):
 # -- workflows, as the guide has them
 
 
-@pytest.fixture(params=EACH)
-def workflows(request: pytest.FixtureRequest, own_shop: Callable[..., Shop]) -> Iterator[Shop]:
-    """A project with a worker and a store that can count: RabbitMQ has its results in Redis."""
-    results = {"RESULTS": request.getfixturevalue("redis_url")} if request.param == "amqp" else {}
-    one = own_shop(request.param, **results)
+@pytest.fixture(scope="module")
+def counting_store(request: pytest.FixtureRequest, broker: str) -> dict[str, str]:
+    """Configuration for results that chords can count: RabbitMQ has none of its own."""
+    return {"RESULTS": request.getfixturevalue("redis_server").new_database_url()} if broker == "amqp" else {}
+
+
+@pytest.fixture
+def workflows(broker: str, counting_store: dict[str, str], own_shop: Callable[..., Shop]) -> Iterator[Shop]:
+    """A project with a worker and a store that can count."""
+    one = own_shop(broker, **counting_store)
     with one.worker("-c", "2"):
         yield one
 
