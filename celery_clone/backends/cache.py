@@ -206,6 +206,9 @@ class OwnClient:
     def __init__(self, client: Any) -> None:
         self.client = client
         self.pid = os.getpid()
+        if hasattr(client, "close"):
+            # With the thread it belongs to.
+            weakref.finalize(self, client.close)
 
 
 class CacheBackend(KeyValueStoreBackend):

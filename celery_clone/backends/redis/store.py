@@ -196,10 +196,18 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         if client is not None:
             client.connection_pool.disconnect()
 
-    def _new_connection(self) -> Any:
-        """A connection beside the pool, so that waiting needs none of its places."""
+    def _new_connection(self, patience_s: float) -> Any:
+        """A connection beside the pool, so that waiting needs none of its places.
+
+        It waits for the server at most *patience_s* seconds, or as long as the settings say if that is less.
+        """
         pool = self.client.connection_pool
-        return pool.connection_class(**pool.connection_kwargs)
+        params = dict(pool.connection_kwargs)
+        names = ("socket_timeout", "socket_connect_timeout")
+        # A socket file is connected to at once, and its connection has no time for that.
+        for name in names[:1] if issubclass(pool.connection_class, redis.UnixDomainSocketConnection) else names:
+            params[name] = min(params.get(name) or patience_s, patience_s)
+        return pool.connection_class(**params)
 
     def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
         """Send commands in one write; their replies, errors of single ones among them."""

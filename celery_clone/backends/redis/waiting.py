@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -28,6 +29,9 @@ PING_EVERY_S = 15.0
 
 OVER = 16
 """Results that have come may stay subscribed until there are so many, or until something else is sent."""
+
+PATIENCE_S = 5.0
+"""How long the server may take to answer while somebody waits, who may have little time."""
 
 PUBSUB_SLICE = 1000
 """Channels in one command, so that the server is not kept busy by one client."""
@@ -59,6 +63,8 @@ class ResultConsumer(ReconnectingConsumer):
         self.subscribed_to: dict[bytes, str] = {}
         self._unread: dict[bytes, str] = {}
         self._over: list[bytes] = []
+        self._looking = Lock()
+        self._looker: Any = None
 
     def start(self, initial_task_id: str, **kwargs: Any) -> None:
         """Connect, and subscribe to the result of this task."""
@@ -70,6 +76,10 @@ class ResultConsumer(ReconnectingConsumer):
             self._disconnect()
             self.subscribed_to.clear()
             self._unread.clear()
+        with self._looking:
+            looker, self._looker = self._looker, None
+            if looker is not None:
+                looker.disconnect()
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -123,7 +133,7 @@ class ResultConsumer(ReconnectingConsumer):
                 self._lost(exc)
 
     def _connect(self) -> None:
-        connection = self.backend._new_connection()
+        connection = self.backend._new_connection(PATIENCE_S)
         connection.connect()
         self._connection = connection
         self._heard_at, self._pinged = time.monotonic(), False
@@ -169,7 +179,9 @@ class ResultConsumer(ReconnectingConsumer):
     def _take(self, message: Any, metas: list[Any]) -> None:
         """One message of the server."""
         if not isinstance(message, (list, tuple)) or len(message) != 3:
-            return  # the answer to a ping
+            # The answer to a ping, after a long silence: a message may have been lost on its way.
+            self._unread.update(self.subscribed_to)
+            return
         kind, key, payload = message
         key = self.backend.key_t(key)
         task_id = self.subscribed_to.get(key)
@@ -184,13 +196,36 @@ class ResultConsumer(ReconnectingConsumer):
     def _read(self, unread: dict[bytes, str], metas: list[Any]) -> None:
         keys = list(unread)
         try:
-            payloads = self.backend.mget(keys)
+            payloads = self._look_up(keys)
         except self._connection_errors as exc:
             with self._lock:
                 self._lost(exc)  # with the new connection everything is read
             return
         with self._lock:
             self._arrived(dict(zip(keys, payloads, strict=True)), metas)
+
+    def _look_up(self, keys: list[bytes]) -> list[Any]:
+        """The values of *keys*, over a connection that is not subscribed and not for ever patient."""
+        with self._looking:
+            if self._looker is not None:
+                try:
+                    return self._look(keys)
+                except self._connection_errors as exc:
+                    logger.debug("The server has closed a connection that was idle: %r", exc)
+            self._looker = self.backend._new_connection(PATIENCE_S)
+            return self._look(keys)
+
+    def _look(self, keys: list[bytes]) -> list[Any]:
+        looker = self._looker
+        try:
+            looker.connect()
+            looker.send_packed_command([pack("MGET", *keys)], check_health=False)
+            values: list[Any] = looker.read_response()
+        except BaseException:
+            self._looker = None
+            looker.disconnect()
+            raise
+        return values
 
     def _arrived(self, payloads: Mapping[bytes, Any], metas: list[Any]) -> None:
         over = []
@@ -212,10 +247,7 @@ class ResultConsumer(ReconnectingConsumer):
         self._unsubscribe(over)
 
     def _on_silence(self) -> None:
-        """A peer that vanished without a word is noticed by its not answering.
-
-        What is waited for is read again as well: a message that was lost on its way is lost for good.
-        """
+        """A peer that vanished without a word is noticed by its not answering."""
         with self._lock:
             self._unsubscribe_now()
             connection = self._connection
@@ -226,7 +258,6 @@ class ResultConsumer(ReconnectingConsumer):
                     raise redis.TimeoutError("no answer to a ping")
                 connection.send_packed_command([pack("PING")], check_health=False)
                 self._heard_at, self._pinged = time.monotonic(), True
-                self._unread.update(self.subscribed_to)
             except self._connection_errors as exc:
                 self._lost(exc)
 

@@ -333,6 +333,21 @@ def test_a_silent_connection_is_noticed(
     assert got == ["not heard of"]
 
 
+def test_connections_that_the_server_closed_while_they_were_idle_are_made_again(
+    make_app: Callable[..., Celery], server: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app()
+    app.backend.mark_as_done("t1", 1)
+    assert app.AsyncResult("t1").get(timeout=5) == 1
+    database = server.connection_pool.connection_kwargs["db"]
+    for client in server.client_list():
+        if int(client["db"]) == database and client["cmd"] != "client|list":
+            server.client_kill(client["addr"])
+    app.backend.mark_as_done("t2", 2)
+
+    assert app.AsyncResult("t2").get(timeout=5) == 2
+
+
 def test_one_place_in_the_pool_is_enough_to_wait_and_to_read(make_app: Callable[..., Celery]) -> None:
     app, task_id = make_app(redis_max_connections=1), uuid()
     later = threading.Timer(0.1, app.backend.mark_as_done, (task_id, 1))
