@@ -177,6 +177,7 @@ class Pidbox:
             self._close_channel(c)
             c.timer.call_after(RETRY_S, c.call_soon, (self._start_again, c.connection))
             return
+        subscribe_now(c.connection)
         self.janitor.start(self.node.channel)
 
     def _start_again(self, connection: Any) -> None:
@@ -228,6 +229,17 @@ class Pidbox:
             c.ignoring_errors(consumer.cancel)
         if channel is not None:
             close_channel(c, channel)
+
+
+def subscribe_now(connection: Any) -> None:
+    """Have Redis send broadcasts from now on.
+
+    Kombu subscribes in the loop's next pass only, and what was broadcast before is lost: a command that is
+    sent as soon as the worker says that it is ready.
+    """
+    subscribe = getattr(getattr(connection.transport, "cycle", None), "on_poll_start", None)
+    if subscribe is not None:
+        subscribe()
 
 
 TWIN = (

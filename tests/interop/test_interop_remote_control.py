@@ -59,15 +59,17 @@ def ours(tmp_path, broker, start_worker):
 
 
 @pytest.fixture
-def theirs(tmp_path, broker, start_worker, celery_python):
-    """``theirs(name)``: a worker of real Celery."""
+def theirs(tmp_path, broker, start_worker, celery_python, client):
+    """``theirs(name)``: a worker of real Celery, which hears commands a moment after it says that it is ready."""
     (tmp_path / "theirs.py").write_text(PROJECT.format(package="celery"))
 
     def theirs(name):
         environment = {"BROKER": broker, "PYTHONPATH": str(tmp_path)}
-        return start_worker(
+        worker = start_worker(
             "theirs", "-c", "1", "-n", name, environment=environment, python=celery_python, package="celery"
         )
+        wait_until(lambda: client.control.ping([name], timeout=0.5), describe=f"an answer of {name}")
+        return worker
 
     return theirs
 
@@ -112,13 +114,20 @@ def shape(value):
 
 
 def test_answers_of_both_workers_have_the_same_shape_for_both_clients(ours, theirs, real_ask, client):
-    ours("ours@here"), theirs("theirs@here")
-    client.send_task("project.nap", (60,))
-    client.send_task("project.nap", (60,))
-    wait_until(
-        lambda: our_ask(client, "ours@here", "active") and our_ask(client, "theirs@here", "active"),
-        describe="a task in each worker",
-    )
+    starts = {"ours": ours, "theirs": theirs}
+    for who, start in starts.items():
+        start(f"{who}@here")
+        client.send_task("project.nap", (60,))
+        wait_until(lambda who=who: our_ask(client, f"{who}@here", "active"), describe=f"{who} to run a task")
+        # What is waiting here would not come to the other one.
+        our_ask(client, f"{who}@here", "cancel_consumer", queue="celery")
+        wait_until(
+            lambda who=who: not our_ask(client, f"{who}@here", "active_queues"),
+            describe=f"{who} to consume no more",
+        )
+    for who in ("ours", "theirs"):
+        our_ask(client, f"{who}@here", "add_consumer", queue="celery")
+        wait_until(lambda who=who: our_ask(client, f"{who}@here", "active_queues"), describe=f"{who} to consume again")
 
     for command in READ_ONLY:
         ours_says, theirs_says = (our_ask(client, f"{who}@here", command) for who in ("ours", "theirs"))
