@@ -54,22 +54,18 @@ def test_values_that_json_does_not_know_arrive_with_their_types(way):
     ]
 
 
-IN_A_MOMENT = "datetime.timedelta(seconds=0.4)"
-
-
-@pytest.mark.parametrize(
-    "when",
-    [
-        "countdown=0.4",
-        f"eta=datetime.datetime.now(datetime.timezone.utc) + {IN_A_MOMENT}",
-        f"eta=datetime.datetime.now(zoneinfo.ZoneInfo('America/Lima')) + {IN_A_MOMENT}",
-    ],
-    ids=["countdown", "utc", "elsewhere"],
-)
-def test_a_call_waits_until_it_is_due(way, when):
+def test_calls_wait_until_they_are_due(way):
     sent = time.time()
-    began = way.client(f"when.apply_async(queue=queue, {when}).get(timeout=20)", queue=way.queue)
-    assert 0.35 < began - sent < 10
+    way.client.keep("moment", "datetime.timedelta(seconds=0.4)")
+    way.client.keep(
+        "sent",
+        "[when.apply_async(queue=queue, **options) for options in (dict(countdown=0.4), "
+        "dict(eta=datetime.datetime.now(datetime.timezone.utc) + moment), "
+        "dict(eta=datetime.datetime.now(zoneinfo.ZoneInfo('America/Lima')) + moment))]",
+        queue=way.queue,
+    )
+    for began in way.client("[result.get(timeout=20) for result in sent]"):
+        assert 0.35 < began - sent < 10
 
 
 def test_a_call_that_expired_is_not_run_but_revoked(way):
