@@ -235,6 +235,7 @@ class Celery:
     ) -> None:
         self._local = threading.local()
         self._backend_cache: Any = None
+        self._backend_mutex = threading.RLock()
         self.clock = LamportClock()
         self.main = main
         self.amqp_cls = amqp or self.amqp_cls
@@ -320,6 +321,8 @@ class Celery:
         """In a forked child: let go of what belongs to the parent."""
         try:
             self._pool = None
+            # A thread of the parent may have held it.
+            self._backend_mutex = threading.RLock()
             amqp = self.__dict__.get("amqp")
             if amqp is not None and hasattr(amqp, "after_fork"):
                 amqp.after_fork()
@@ -1074,11 +1077,16 @@ class Celery:
     @property
     def backend(self) -> Any:
         """The result backend; one for all threads if it is thread-safe, else one each."""
-        backend = self._backend_cache or getattr(self._local, "backend", None)
+        backend = self._backend
         if backend is None:
-            cls, url = backends.by_url(self.backend_cls or self.conf.result_backend, self.loader)
-            backend = cls(app=self, url=url)
-            self._backend = backend
+            # One at a time: a get() that registered with one backend and waited on another would never end.
+            self._ensure_after_fork()
+            with self._backend_mutex:
+                backend = self._backend
+                if backend is None:
+                    cls, url = backends.by_url(self.backend_cls or self.conf.result_backend, self.loader)
+                    backend = cls(app=self, url=url)
+                    self._backend = backend
         return backend
 
     @property
