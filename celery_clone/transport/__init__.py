@@ -36,7 +36,9 @@ REDIS_SOURCE = SourceRow(
     "celery_clone.transport.redis_source:RedisSource", ("previous", "lease_s", "renew_in_background")
 )
 AMQP_SOURCE = SourceRow("celery_clone.transport.amqp_source:AmqpSource", ("prefetch", "global_qos"))
-SQLITE_SOURCE = SourceRow("celery_clone.transport.sqlite_source:SqliteSource", ("previous", "lease_s"))
+SQLITE_SOURCE = SourceRow(
+    "celery_clone.transport.sqlite_source:SqliteSource", ("previous", "lease_s", "renew_in_background")
+)
 ANY_SOURCE = SourceRow("celery_clone.transport.kombu_source:KombuSource", ("prefetch",))
 
 SOURCES: dict[str, SourceRow] = {
@@ -82,7 +84,7 @@ def open_source(
         global_qos: AMQP: whether *prefetch* counts for the channel; ``None`` decides by the queues' types.
         lease_s: Redis: seconds for which a claim is safe without renewal; ``None`` for the transport
             option ``lease``, whose default is 10.
-        renew_in_background: Redis: renew leases from a thread; needed where tasks run in the loop's own
+        renew_in_background: Redis and SQLite: renew leases from a thread; needed where tasks run in the loop's own
             thread (solo and green pools), because a loop that stands still renews nothing.
 
     Raises the connection errors of the transport.

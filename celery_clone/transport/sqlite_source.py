@@ -28,6 +28,7 @@ from celery_clone.message.envelope import Envelope
 from celery_clone.transport.publisher import SHIPPED_PUBLISH, KombuPublisher
 from celery_clone.transport.sqlite.connection import read_seconds
 from celery_clone.transport.sqlite.database import DatabaseUnavailable
+from celery_clone.transport.sqlite.keeper import Keeper
 from celery_clone.transport.sqlite.session import POLL_S, VISIBILITY_TIMEOUT_S, BrokerSession, ring
 from celery_clone.transport.sqlite.tables import Claimed, Letter, NoRoute, Settlement, UnknownExchange
 from celery_clone.utils.ids import uuid
@@ -61,6 +62,7 @@ class SqliteSource:
         accept: content types that deliveries may decode, ``None`` for kombu's.
         previous: the source of a lost connection; what it held and did not settle is held by this one.
         lease_s: overrides the transport option ``lease``.
+        renew_in_background: renew the lease from a thread, because tasks run in the loop's own.
     """
 
     survives_reconnect = True
@@ -74,6 +76,7 @@ class SqliteSource:
         accept: Collection[str] | None = None,
         previous: SqliteSource | None = None,
         lease_s: float | None = None,
+        renew_in_background: bool = False,
     ) -> None:
         self.connection = connection
         self.epoch = epoch
@@ -96,6 +99,7 @@ class SqliteSource:
         self._timers: list[Any] = []
         self._due_timer: Any = None
         self._due_at: float | None = None
+        self._keeper = Keeper(self._session) if renew_in_background else None
 
     # -- consuming
 
@@ -272,6 +276,8 @@ class SqliteSource:
             for timer in (*self._timers, *filter(None, (self._due_timer,))):
                 timer.cancel()
             self._timers, self._due_timer, self._hub, self._ready = [], None, None, None
+        if self._keeper is not None:
+            self._keeper.stop()
         try:
             self.flush()
             if self._quiet:

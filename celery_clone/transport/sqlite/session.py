@@ -114,6 +114,12 @@ class BrokerSession:
         self.bring_back()
         return True
 
+    def beat(self) -> None:
+        """Show that this session lives, and nothing more.  For a thread of its own, while the loop stands still."""
+        number = self.id
+        if number is not None:
+            self.broker.beat(number, self.address)
+
     def _renew_bell(self) -> None:
         """Listen, again if a cleaner of temporary files took the socket or a fork closed it."""
         bell = self.bell
