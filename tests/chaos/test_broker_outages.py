@@ -1,0 +1,304 @@
+"""The broker goes away and comes back: workers are at work again in seconds, with nothing lost.
+
+``CHAOS_OUTAGE_S`` is how long the broker stays away each time, 3 seconds unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kombu.exceptions import OperationalError
+
+from tests.support.brokers import EACH_WITH_TEXTS, Arena, load_project, start_server
+from tests.support.proxy import TcpProxy
+from tests.support.rabbitmq import RabbitServer
+from tests.support.redis import RedisServer
+from tests.support.wait import wait_until
+from tests.support.worker import WorkerProcess
+
+OUTAGE_S = float(os.environ.get("CHAOS_OUTAGE_S", "3"))
+OUTAGES = 3
+AGAIN_S = 5.0
+"""Within so many seconds after the broker is back its messages must be run again."""
+
+PROJECT = """
+import json, os, time
+from pathlib import Path
+from celery_clone import Celery
+
+app = Celery("project", broker=os.environ["BROKER"], set_as_current=False)
+app.conf.broker_transport_options = json.loads(os.environ["BROKER_OPTIONS"])
+HERE = Path(__file__).parent
+
+def note(name, text):
+    descriptor = os.open(HERE / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(descriptor, f"{text}\\n".encode())
+    finally:
+        os.close(descriptor)
+
+@app.task
+def early(number): note("early", f"{number} {time.time()}")
+
+@app.task(acks_late=True)
+def late(number, seconds=0.0):
+    time.sleep(seconds)
+    note("late", f"{number} {time.time()}")
+
+@app.task(acks_late=True)
+def blocked(name, gate):
+    note(name, "begun")
+    until = time.monotonic() + 60
+    while not (HERE / gate).exists() and time.monotonic() < until:
+        time.sleep(0.005)
+    note(name + ".ended", "")
+"""
+
+
+class Target:
+    """A project whose broker goes away."""
+
+    def __init__(self, arena: Arena, folder: Path) -> None:
+        self.arena, self.folder = arena, folder
+        (folder / "project.py").write_text(PROJECT)
+        self.environment = {name: value for name, value in arena.environment.items() if name != "RESULTS"}
+        self.tasks: Any = load_project(folder / "project.py", self.environment)
+        self.workers: list[WorkerProcess] = []
+
+    def worker(self, *options: str, ready: bool = True) -> WorkerProcess:
+        worker = WorkerProcess("project", options, folder=self.folder, environment=self.environment)
+        self.workers.append(worker)
+        return worker.start() if ready else worker.spawn()
+
+    def lines(self, name: str) -> list[str]:
+        path = self.folder / name
+        return path.read_text().split("\n")[:-1] if path.exists() else []
+
+    def wait_for_lines(self, name: str, count: int = 1, timeout: float = 15.0) -> list[str]:
+        return wait_until(
+            lambda: lines if len(lines := self.lines(name)) >= count else [],
+            timeout,
+            lambda: f"{count} lines of {name}, which has {len(self.lines(name))}; a log:\n{self.workers[-1].log()}",
+            every=0.005,
+        )
+
+    def runs(self, name: str) -> Counter[int]:
+        return Counter(int(line.split()[0]) for line in self.lines(name))
+
+    def gate(self, name: str) -> None:
+        (self.folder / name).touch()
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.close()
+        self.tasks.app.close()
+
+
+@pytest.fixture
+def targets(tmp_path: Path) -> Iterator[Callable[..., Target]]:
+    """``targets(arena)``: a project on that broker, without a worker."""
+    opened: list[Target] = []
+
+    def open_target(name: str, url: str, **options: Any) -> Target:
+        opened.append(Target(Arena(name, url, "", {"lease": 2, **options}), tmp_path))
+        return opened[-1]
+
+    yield open_target
+    for one in opened:
+        one.close()
+
+
+class LockedFile:
+    """An SQLite file that somebody keeps locked, which is as away as a file can be."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._database: sqlite3.Connection | None = None
+
+    def stop(self) -> None:
+        self._database = sqlite3.connect(self.path, timeout=10, isolation_level=None)
+        self._database.execute("BEGIN EXCLUSIVE")
+
+    kill = stop
+
+    def start(self) -> None:
+        assert self._database is not None
+        self._database.rollback()
+        self._database.close()
+
+
+@pytest.fixture
+def redis_broker(own_redis_server: RedisServer, targets: Callable[..., Target]) -> tuple[Any, Target]:
+    return own_redis_server, targets("redis", own_redis_server.url())
+
+
+@pytest.fixture
+def rabbitmq_broker(own_rabbitmq_server: RabbitServer, targets: Callable[..., Target]) -> tuple[Any, Target]:
+    return own_rabbitmq_server, targets("amqp", own_rabbitmq_server.url())
+
+
+@pytest.fixture
+def sqlite_broker(targets: Callable[..., Target], tmp_path: Path) -> tuple[Any, Target]:
+    path = tmp_path / "broker.db"
+    return LockedFile(path), targets("sqlite", f"sqlite:///{path}")
+
+
+@pytest.fixture(params=["sqlite_broker", "redis_broker", "rabbitmq_broker"])
+def broker(request: pytest.FixtureRequest) -> tuple[Any, Target]:
+    """A broker of the test's own and a project on it."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.slow
+def test_a_worker_consumes_again_within_seconds_and_nothing_is_lost(broker, record_property):
+    server, target = broker
+    worker = target.worker("-c", "2", "-n", "one@here")
+    sent = 0
+    pauses = []
+    for outage in range(OUTAGES):
+        running, gate = f"running-{outage}", f"gate-{outage}"
+        target.tasks.blocked.delay(running, gate)
+        target.wait_for_lines(running)
+        for _ in range(30):
+            # Some are run, some fetched, some still in the queue when the broker goes.
+            target.tasks.late.delay(sent, 0.02)
+            target.tasks.early.delay(sent)
+            sent += 1
+        away = time.monotonic()
+        server.stop() if outage % 2 == 0 else server.kill()
+        # What was begun goes on, and ends while nobody can be told.
+        target.gate(gate)
+        target.wait_for_lines(f"{running}.ended")
+        wait_until(lambda away=away: time.monotonic() - away >= OUTAGE_S, OUTAGE_S + 5)
+        server.start()
+        back = time.time()
+        target.tasks.early.delay(-1 - outage)
+        wait_until(lambda outage=outage: target.runs("early")[-1 - outage], 20, worker.log, every=0.005)
+        (at,) = (float(line.split()[1]) for line in target.lines("early") if line.startswith(f"{-1 - outage} "))
+        pauses.append(round(at - back, 2))
+        assert at - back < AGAIN_S, worker.log()
+
+    def complete() -> bool:
+        return all(set(range(sent)) <= set(target.runs(name)) for name in ("early", "late"))
+
+    wait_until(complete, 20, lambda: f"all of {sent}: {target.runs('early')} {target.runs('late')}\n{worker.log()}")
+    if target.arena.taken() is not None:
+        wait_until(lambda: not target.arena.taken(), 10, lambda: f"{target.arena.taken()} are taken\n{worker.log()}")
+    wait_until(lambda: target.arena.waiting("celery") == 0, 10, "an empty queue")
+    doubled = [number for name in ("early", "late") for number, count in target.runs(name).items() if count > 1]
+    record_property("seconds_to_consume_again", str(pauses))
+    record_property("run_more_than_once", len(doubled))
+    if target.arena.name != "amqp":
+        assert not doubled
+        assert all(len(target.lines(f"running-{outage}.ended")) == 1 for outage in range(OUTAGES))
+    assert worker.exit_code is None
+    assert worker.stop(10) == 0
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def behind_proxy(
+    request: pytest.FixtureRequest, targets: Callable[..., Target], proxy_to: Any
+) -> tuple[TcpProxy, Target]:
+    """A project whose way to the broker is bad."""
+    if request.param == "redis":
+        server = request.getfixturevalue("own_redis_server")
+        proxy = proxy_to(server.port)
+        return proxy, targets("redis", f"redis://127.0.0.1:{proxy.port}/0")
+    server = request.getfixturevalue("own_rabbitmq_server")
+    proxy = proxy_to(server.port)
+    return proxy, targets("amqp", f"amqp://guest:guest@127.0.0.1:{proxy.port}//")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.slow
+def test_connections_cut_again_and_again_lose_nothing(behind_proxy, record_property):
+    proxy, target = behind_proxy
+    worker = target.worker("-c", "2", "-n", "one@here")
+    chance = random.Random(11)
+    sent = cuts = 0
+    while cuts < 15:
+        for _ in range(10):
+            try:
+                target.tasks.late.delay(sent, chance.choice([0.0, 0.0, 0.01]))
+            except OperationalError:
+                continue  # refused: the caller knows
+            finally:
+                sent += 1
+        moment = time.monotonic() + chance.uniform(0.0, 0.15)
+        wait_until(lambda moment=moment: time.monotonic() >= moment, every=0.001)
+        cuts += bool(proxy.cut())
+    wait_until(
+        lambda: set(range(sent)) <= set(target.runs("late")),
+        20,
+        lambda: f"{sorted(set(range(sent)) - set(target.runs('late')))} of {sent}\n{worker.log()}",
+    )
+    doubled = sum(1 for count in target.runs("late").values() if count > 1)
+    record_property("cuts", cuts)
+    record_property("run_more_than_once", doubled)
+    assert worker.stop(10) == 0
+
+
+def test_a_worker_that_is_started_before_its_broker_takes_tasks_when_it_comes(own_redis_server, targets, proxy_to):
+    proxy = proxy_to(own_redis_server.port)
+    proxy.refuse()
+    target = targets("redis", f"redis://127.0.0.1:{proxy.port}/0")
+    worker = target.worker("-c", "1", ready=False)
+    worker.wait_for_log("Trying again", count=2)
+    proxy.accept()
+    since = time.monotonic()
+    target.tasks.early.delay(1)
+    target.wait_for_lines("early")
+    assert time.monotonic() - since < AGAIN_S
+    assert worker.stop(10) == 0
+
+
+def test_a_warm_end_is_reached_although_the_broker_is_gone(behind_proxy):
+    proxy, target = behind_proxy
+    worker = target.worker("-c", "1")
+    target.tasks.blocked.delay("name", "gate")
+    target.wait_for_lines("name")
+    os.kill(worker.pid, 15)
+    worker.wait_for_log("Warm shutdown")
+    proxy.refuse()
+    worker.wait_for_log("Connection to the broker lost|connection to the broker is gone")
+    assert worker.exit_code is None
+    target.gate("gate")
+    assert worker.wait(10) == 0
+    assert len(target.lines("name.ended")) == 1
+
+
+@pytest.fixture(scope="module", params=EACH_WITH_TEXTS)
+def leasing(request: pytest.FixtureRequest) -> str:
+    """The name of each broker that gives out again what is not settled in time; its server runs."""
+    start_server(request.param, request.getfixturevalue)
+    return str(request.param)
+
+
+@pytest.mark.timeout(60)
+def test_a_task_longer_than_the_visibility_timeout_runs_once(request, targets, leasing):
+    target = targets(leasing, request.getfixturevalue(f"{leasing}_url"), visibility_timeout=1.0, lease=1.0)
+    for pool in ("prefork", "solo"):
+        target.worker("-c", "1", "-P", pool, "-Q", pool, "-n", f"{pool}@here")
+        target.tasks.blocked.apply_async((pool, "gate"), queue=pool)
+        target.wait_for_lines(pool)
+    # One that has nothing to do but to take over what others seem to have left.
+    target.worker("-c", "2", "-Q", "prefork,solo,celery", "-n", "idle@here")
+    done = threading.Event()
+    done.wait(4.0)  # the time itself is what is tested
+    target.gate("gate")
+    for pool in ("prefork", "solo"):
+        target.wait_for_lines(f"{pool}.ended")
+    target.tasks.early.apply_async((1,))
+    target.wait_for_lines("early")
+    wait_until(lambda: not target.arena.taken(), 5, lambda: f"{target.arena.taken()} are taken")
+    assert [len(target.lines(pool)) for pool in ("prefork", "solo")] == [1, 1]
