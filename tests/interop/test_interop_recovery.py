@@ -41,8 +41,9 @@ class Fleet:
         settings = {"broker_transport_options": transport, "worker_prefetch_multiplier": 10}
         folder = self.folder / f"worker-{len(self.workers)}"
         folder.mkdir()
+        options = ["-c", "1", "--without-mingle", "--without-gossip"]
         worker = worker_of(
-            side, self.pythons[side], self.url, self.url, folder, "-c", "1", SETTINGS=json.dumps(settings)
+            side, self.pythons[side], self.url, self.url, folder, *options, SETTINGS=json.dumps(settings)
         )
         self.workers.append(worker)
         return worker.start(40)
