@@ -225,10 +225,8 @@ class Pidbox:
     def _close_channel(self, c: Any) -> None:
         consumer, self.consumer = self.consumer, None
         channel, self.node.channel = self.node.channel, None
-        if consumer is not None:
-            c.ignoring_errors(consumer.cancel)
         if channel is not None:
-            close_channel(c, channel)
+            let_go(c, channel, consumer)
 
 
 def subscribe_now(connection: Any) -> None:
@@ -349,6 +347,7 @@ class Inquiry:
         self.answers = 0
         self._connection: Any = None
         self._queue: Any = None
+        self._consumer: Any = None
         self._timers: list[Any] = []
 
     def start(self) -> None:
@@ -380,6 +379,17 @@ class Inquiry:
             headers={"clock": mailbox.clock.forward(), "expires": time.time() + LOOKS_S[-1]},
             serializer=mailbox.serializer,
         )
+        if pushes(c) and c.hub is not None:
+            channel = self._queue.channel
+            self._consumer = Consumer(
+                channel,
+                [self._queue],
+                callbacks=[self._answered],
+                no_ack=True,
+                auto_declare=False,
+                accept=mailbox.accept,
+            )
+            self._consumer.consume()
         for number, delay in enumerate(LOOKS_S, 1):
             look = self._look, number == len(LOOKS_S)
             self._timers.append(c.timer.call_after(delay, c.call_soon, look))
@@ -391,34 +401,52 @@ class Inquiry:
         if self.c.connection is not self._connection:
             self.stop()
             return
-        mailbox = self.c.app.control.mailbox
-        while (message := self._queue.get(no_ack=True, accept=mailbox.accept)) is not None:
-            mailbox.clock.adjust(message.headers.get("clock") or 0)
-            for node, answer in message.payload.items():
-                self.answers += 1
-                self.on_answer(node, answer)
+        if self._consumer is None:
+            accept = self.c.app.control.mailbox.accept
+            while (message := self._queue.get(no_ack=True, accept=accept)) is not None:
+                self._answered(message.payload, message)
         if last:
             self.stop()
             if self.on_end is not None:
                 self.on_end(self.answers)
 
+    def _answered(self, body: Any, message: Any) -> None:
+        self.c.app.control.mailbox.clock.adjust(message.headers.get("clock") or 0)
+        for node, answer in body.items():
+            self.answers += 1
+            self.on_answer(node, answer)
+
     def stop(self) -> None:
         """Take no more answers.  Legal early and twice."""
         queue, self._queue = self._queue, None
+        consumer, self._consumer = self._consumer, None
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
         if queue is not None:
-            self.c.ignoring_errors(queue.delete)
-            close_channel(self.c, queue.channel)
+            self.c.ignoring_errors(queue.delete, nowait=True)
+            let_go(self.c, queue.channel, consumer)
 
 
-def close_channel(c: Any, channel: Any) -> None:
-    """Close a channel of the consumer *c*, with all its sockets, whatever state its connection is in."""
+def let_go(c: Any, channel: Any, consumer: Any = None) -> None:
+    """Stop consuming and close the channel, in whatever state the connection of *c* is, and without waiting."""
+    if pushes(c):
+        # Closing would wait for an answer of a broker that may have stopped answering.  The channel ends with
+        # its connection, and its private queues with their consumer.
+        for tag in [*consumer._active_tags.values()] if consumer is not None else ():
+            c.ignoring_errors(channel.basic_cancel, tag, nowait=True)
+        return
+    if consumer is not None:
+        c.ignoring_errors(consumer.cancel)
     c.ignoring_errors(channel.close)
     # Kombu's Redis channel stops half-way when the server is not there to delete its queues.
     for part in ("_disconnect_pools", "_close_clients"):
         c.ignoring_errors(getattr(channel, part, nothing))
+
+
+def pushes(c: Any) -> bool:
+    """Does the broker bring messages by itself, over a connection that every command waits on?"""
+    return bool(c.conninfo.transport.driver_type == "amqp")
 
 
 def nothing() -> None:

@@ -17,7 +17,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from celery_clone.bootsteps import ConsumerStep
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.objects import Bunch
-from celery_clone.worker.pidbox import close_channel
+from celery_clone.worker.pidbox import let_go
 
 __all__ = ("Gossip",)
 
@@ -89,20 +89,15 @@ class Gossip(ConsumerStep):
         self.dispatcher = c.event_dispatcher
 
     def stop(self, c: Any) -> None:
-        self._end(c, super().stop)
-
-    def shutdown(self, c: Any) -> None:
-        """As :meth:`stop`."""
-        self._end(c, super().shutdown)
-
-    def _end(self, c: Any, close: Callable[[Any], Any]) -> None:
+        """Listen no more.  Legal early and twice."""
         tref, self._tref = self._tref, None
         if tref is not None:
             tref.cancel()
-        channels = [consumer.channel for consumer in self.consumers or ()]
-        close(c)
-        for channel in channels:
-            close_channel(c, channel)
+        consumers, self.consumers = self.consumers, None
+        for consumer in consumers or ():
+            let_go(c, consumer.channel, consumer)
+
+    shutdown = stop
 
     def get_consumers(self, channel: Any) -> list[Any]:
         """The consumer of the others' events."""
