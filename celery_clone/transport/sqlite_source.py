@@ -28,7 +28,7 @@ from celery_clone.message.envelope import Envelope
 from celery_clone.transport.publisher import SHIPPED_PUBLISH, KombuPublisher
 from celery_clone.transport.sqlite.connection import read_seconds
 from celery_clone.transport.sqlite.database import DatabaseUnavailable
-from celery_clone.transport.sqlite.keeper import Keeper
+from celery_clone.transport.sqlite.keeper import SessionKeeper
 from celery_clone.transport.sqlite.session import POLL_S, VISIBILITY_TIMEOUT_S, BrokerSession, ring
 from celery_clone.transport.sqlite.tables import Claimed, Letter, NoRoute, Settlement, UnknownExchange
 from celery_clone.utils.ids import uuid
@@ -99,7 +99,7 @@ class SqliteSource:
         self._timers: list[Any] = []
         self._due_timer: Any = None
         self._due_at: float | None = None
-        self._keeper = Keeper(self._session) if renew_in_background else None
+        self._keeper = SessionKeeper(self._session) if renew_in_background else None
 
     # -- consuming
 

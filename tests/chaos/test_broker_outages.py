@@ -14,11 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from kombu.exceptions import OperationalError
 
-from tests.support.brokers import EACH_WITH_TEXTS, Arena, load_project, start_server
+from tests.support.brokers import AMQP, EACH_WITH_TEXTS, REDIS, Arena, load_project, open_arena, start_server
 from tests.support.proxy import TcpProxy
 from tests.support.rabbitmq import RabbitServer
 from tests.support.redis import RedisServer
@@ -175,7 +176,7 @@ def test_a_worker_consumes_again_within_seconds_and_nothing_is_lost(broker, reco
             target.tasks.early.delay(sent)
             sent += 1
         away = time.monotonic()
-        server.stop() if outage % 2 == 0 else server.kill()
+        server.kill() if outage % 2 == 0 else server.stop()
         # What was begun goes on, and ends while nobody can be told.
         target.gate(gate)
         target.wait_for_lines(f"{running}.ended")
@@ -205,18 +206,22 @@ def test_a_worker_consumes_again_within_seconds_and_nothing_is_lost(broker, reco
     assert worker.stop(10) == 0
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
+@pytest.fixture(scope="module", params=[REDIS, AMQP])
+def served(request: pytest.FixtureRequest) -> str:
+    """The name of each broker that is a server; the session's runs."""
+    start_server(request.param, request.getfixturevalue)
+    return str(request.param)
+
+
+@pytest.fixture
 def behind_proxy(
-    request: pytest.FixtureRequest, targets: Callable[..., Target], proxy_to: Any
-) -> tuple[TcpProxy, Target]:
+    request: pytest.FixtureRequest, served: str, targets: Callable[..., Target], proxy_to: Any, tmp_path: Path
+) -> Iterator[tuple[TcpProxy, Target]]:
     """A project whose way to the broker is bad."""
-    if request.param == "redis":
-        server = request.getfixturevalue("own_redis_server")
-        proxy = proxy_to(server.port)
-        return proxy, targets("redis", f"redis://127.0.0.1:{proxy.port}/0")
-    server = request.getfixturevalue("own_rabbitmq_server")
-    proxy = proxy_to(server.port)
-    return proxy, targets("amqp", f"amqp://guest:guest@127.0.0.1:{proxy.port}//")
+    with open_arena(served, request.getfixturevalue, tmp_path) as arena:
+        port = urlsplit(arena.url).port
+        proxy = proxy_to(port)
+        yield proxy, targets(served, arena.url.replace(f":{port}", f":{proxy.port}"))
 
 
 @pytest.mark.timeout(120)
@@ -248,10 +253,9 @@ def test_connections_cut_again_and_again_lose_nothing(behind_proxy, record_prope
     assert worker.stop(10) == 0
 
 
-def test_a_worker_that_is_started_before_its_broker_takes_tasks_when_it_comes(own_redis_server, targets, proxy_to):
-    proxy = proxy_to(own_redis_server.port)
+def test_a_worker_that_is_started_before_its_broker_takes_tasks_when_it_comes(behind_proxy):
+    proxy, target = behind_proxy
     proxy.refuse()
-    target = targets("redis", f"redis://127.0.0.1:{proxy.port}/0")
     worker = target.worker("-c", "1", ready=False)
     worker.wait_for_log("Trying again", count=2)
     proxy.accept()

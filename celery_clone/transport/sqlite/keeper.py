@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 from celery_clone.transport.sqlite.session import BrokerSession
 from celery_clone.utils.log import get_logger
 
-__all__ = ("Keeper",)
+__all__ = ("SessionKeeper",)
 
 logger = get_logger(__name__)
 
@@ -21,7 +21,7 @@ STOP_S = 15.0
 """How long the end of the thread is waited for: it may be waiting for the write lock."""
 
 
-class Keeper:
+class SessionKeeper:
     """Beats for *session* until it is stopped."""
 
     def __init__(self, session: BrokerSession) -> None:
