@@ -3,7 +3,7 @@
 -- KEYS[1]  hash  unacked           tag -> JSON [message, exchange, routing key]
 -- KEYS[2]  zset  unacked_index     tag -> time of the claim or of its last renewal
 -- KEYS[3]  zset  unacked_leases    tag -> time until which the claim is safe
--- KEYS[4]  zset  unacked_schedule  "tag\nlist" -> time when the parked message is due
+-- KEYS[4]  zset  unacked_schedule  "field\nlist" -> time when the parked message is due
 -- KEYS[5]  hash  unacked_sweeps    since, last: since when sweeps followed each other without a gap
 --
 -- ARGV[1]  seconds of the lease

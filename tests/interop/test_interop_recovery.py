@@ -56,8 +56,16 @@ class Fleet:
         found: int = self.store.hlen("unacked")
         return found
 
+    def claims(self) -> str:
+        """What is held, since when and until when, and what the workers say."""
+        found = [f"now {time.time()}"]
+        for key in ("unacked_index", "unacked_leases", "unacked_schedule"):
+            found += [f"{key}: {row}" for row in self.store.zrange(key, 0, -1, withscores=True)]
+        found += [f"{tag!r} is {entry!r}" for tag, entry in self.store.hgetall("unacked").items()]
+        return "\n".join([*found, *(worker.log() for worker in self.workers)])
+
     def wait_until_held(self, count: int) -> None:
-        wait_until(lambda: self.held() == count, 20, lambda: f"{count} held messages; there are {self.held()}")
+        wait_until(lambda: self.held() == count, 20, lambda: f"{count} held messages: {self.claims()}")
 
     def close(self) -> None:
         for worker in self.workers:
@@ -105,7 +113,7 @@ def test_what_a_killed_worker_held_is_run_by_one_of_the_other_side_and_stays_the
     # Ours renews what it holds. Real Celery does not, and is safe for the visibility timeout, an hour by default.
     wait_for_looks(fleet, killed, 4)
     if killed == "ours":
-        wait_until(lambda: fleet.store.zcard("unacked_leases") == 0, 20, "the end of the dead worker's leases")
+        wait_until(lambda: fleet.store.zcard("unacked_leases") == 0, 20, lambda: f"the end of leases: {fleet.claims()}")
     assert fleet.held() >= 1
     fleet.until.touch()
     assert fleet.client("held.get(timeout=20)") == second.environment["PACKAGE"]

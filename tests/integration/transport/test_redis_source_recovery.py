@@ -354,6 +354,31 @@ def test_a_parked_message_is_given_back_by_kombu_when_it_is_due_and_none_of_us_i
     drain(channel, got, 1)
 
 
+def test_a_parked_message_that_kombu_gave_back_and_runs_is_not_given_out_by_us(fleet: Fleet) -> None:
+    fleet.publish("one")
+    source = fleet.source()
+    assert source.park(take(source, 1)[0], time.time() + 0.3)
+    source.flush()
+    channel, got = fleet.kombu_consumer(visibility_timeout=1)
+
+    def given_back() -> bool:
+        channel.qos.restore_visible(num=10, interval=1)
+        return fleet.store.llen("q") == 1
+
+    wait_until(given_back, 10, "the message in its queue")
+    drain(channel, got, 1)
+
+    def looked() -> bool:
+        source.extend()
+        assert source.take(1, timeout=0.05) == []
+        return fleet.store.zcard("unacked_leases") == 0
+
+    wait_until(looked, 10, "the end of the lease")
+    assert fleet.store.hlen("unacked") == 1
+    assert fleet.store.zcard("unacked_schedule") == 0
+    got[0].ack()
+
+
 def test_a_worker_with_a_short_visibility_timeout_leaves_parked_messages_parked(fleet: Fleet) -> None:
     source = fleet.source()
     fleet.publish("1")
