@@ -49,7 +49,7 @@ from celery_clone.utils.ids import uuid
 from celery_clone.utils.imports import gen_task_name, instantiate, qualname, symbol_by_name
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.objects import FallbackContext, mro_lookup
-from celery_clone.utils.time import timezone, to_utc
+from celery_clone.utils.time import timezone
 
 from . import backends
 from .annotations import prepare as prepare_annotations
@@ -963,7 +963,7 @@ class Celery:
 
     def now(self) -> datetime:
         """The time now, in the zone of the app."""
-        return to_utc(datetime.now(datetime_timezone.utc)).astimezone(self.timezone)
+        return datetime.now(datetime_timezone.utc).astimezone(self.timezone)
 
     def uses_utc_timezone(self) -> bool:
         """Is the zone of the app UTC?"""

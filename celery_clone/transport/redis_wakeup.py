@@ -18,6 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from celery_clone.transport.redis_layout import pack
+from celery_clone.transport.redis_replies import Replies
 
 __all__ = ("POLL_S", "Bell")
 
@@ -35,7 +36,7 @@ class Bell:
         self._connect = connect
         self._connection: Any = None
         self._poller: Any = None
-        self._buffer = b""
+        self._replies: Any = None
         self._command = b""
         self._answers_due = 0
         self._hub: Any = None
@@ -62,6 +63,7 @@ class Bell:
             self.polling = True
             return
         self._connection = connection
+        self._replies = Replies(connection._sock)
         self._poller = select.poll()
         self._poller.register(self._fileno(), select.POLLIN)
         if self._hub is not None:
@@ -124,21 +126,12 @@ class Bell:
 
     def _listen(self) -> None:
         """Read what the server said; anything but "no key exists" disarms."""
-        socket = self._connection._sock
         try:
-            data = socket.recv(65536)
-            while data and getattr(socket, "pending", int)():  # TLS holds what it decrypted already
-                data += socket.recv(65536)
-        except OSError as exc:
+            values = self._replies.read()
+        except (OSError, RedisConnectionError) as exc:
             self.close()
             raise RedisConnectionError(f"The connection that waits for messages broke: {exc}") from exc
-        if not data:
-            self.close()
-            raise RedisConnectionError("Redis closed the connection that waits for messages.")
-        self._buffer += data
-        while (parsed := parse(self._buffer, 0)) is not None:
-            value, end = parsed
-            self._buffer = self._buffer[end:]
+        for value in values:
             if isinstance(value, RedisError):
                 self.close()
                 raise value
@@ -146,28 +139,3 @@ class Bell:
                 self._answers_due -= 1
             if value != 0:
                 self.armed = False
-
-
-def parse(data: bytes, start: int) -> tuple[Any, int] | None:
-    """One reply at *start* and where it ends, ``None`` when it is not complete."""
-    line_end = data.find(b"\r\n", start)
-    if line_end < 0:
-        return None
-    kind, text, end = data[start : start + 1], data[start + 1 : line_end], line_end + 2
-    if kind == b":":
-        return int(text), end
-    if kind == b"-":
-        return ResponseError(text.decode("utf-8", "replace")), end
-    if kind == b"$" and int(text) >= 0:
-        stop = end + int(text)
-        return (data[end:stop], stop + 2) if len(data) >= stop + 2 else None
-    if kind in b"*>~" and int(text) >= 0:
-        values = []
-        for _ in range(int(text)):
-            parsed = parse(data, end)
-            if parsed is None:
-                return None
-            value, end = parsed
-            values.append(value)
-        return values, end
-    return text, end

@@ -196,13 +196,13 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         if client is not None:
             client.connection_pool.disconnect()
 
-    def _new_connection(self, patience_s: float) -> Any:
-        """A connection beside the pool, so that waiting needs none of its places.
+    def _new_connection(self, patience_s: float, **changes: Any) -> Any:
+        """A connection beside the pool, so that waiting needs none of its places; *changes* are redis-py's options.
 
         It waits for the server at most *patience_s* seconds, or as long as the settings say if that is less.
         """
         pool = self.client.connection_pool
-        params = dict(pool.connection_kwargs)
+        params = {**pool.connection_kwargs, **changes}
         names = ("socket_timeout", "socket_connect_timeout")
         # A socket file is connected to at once, and its connection has no time for that.
         for name in names[:1] if issubclass(pool.connection_class, redis.UnixDomainSocketConnection) else names:

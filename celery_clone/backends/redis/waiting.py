@@ -6,6 +6,7 @@ Made by ``RedisBackend`` for itself.  It may not store anything.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import redis
 from celery_clone import states
 from celery_clone.backends.asynchronous import ReconnectingConsumer, wait_readable
 from celery_clone.transport.redis_layout import pack
+from celery_clone.transport.redis_replies import Push, Replies
 from celery_clone.utils.log import get_logger
 
 if TYPE_CHECKING:
@@ -45,9 +47,11 @@ def packed(command: str, keys: list[bytes]) -> list[bytes]:
 class ResultConsumer(ReconnectingConsumer):
     """Reads the one connection of a process that is subscribed to the results that are waited for.
 
-    A result is subscribed to when somebody waits for it, read once the subscription is known to
-    hold, and unsubscribed when it came or nobody waits any more.  The lock is held to write and to
-    read what is there already, never while waiting.
+    A result is subscribed to when somebody waits for it, read after that so that nothing is missed,
+    and unsubscribed when it came or nobody waits any more.  A server that speaks RESP3 (Redis 6 and
+    later) is asked for the value in the same breath; any other must be asked over a connection that
+    is not subscribed, the looker, once it has said that the subscription holds.  The lock is held to
+    write and to read what is there already, never while waiting.
     """
 
     backend: RedisBackend
@@ -55,6 +59,7 @@ class ResultConsumer(ReconnectingConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._connection_errors = self.backend.connection_errors
+        self._speaks_resp3 = str(self.backend.connparams.get("protocol") or 3) == "3"
 
     def _forget(self) -> None:
         super()._forget()
@@ -63,6 +68,9 @@ class ResultConsumer(ReconnectingConsumer):
         self.subscribed_to: dict[bytes, str] = {}
         self._unread: dict[bytes, str] = {}
         self._over: list[bytes] = []
+        self._asked: deque[list[bytes]] = deque()
+        """The keys of each question whose answer is due; none for a ping."""
+        self._replies: Any = None
         self._looking = Lock()
         self._looker: Any = None
 
@@ -133,18 +141,45 @@ class ResultConsumer(ReconnectingConsumer):
                 self._lost(exc)
 
     def _connect(self) -> None:
-        connection = self.backend._new_connection(PATIENCE_S)
-        connection.connect()
-        self._connection = connection
+        connection = self._greeted()
+        self._connection, self._replies = connection, Replies(connection._sock)
         self._heard_at, self._pinged = time.monotonic(), False
         self._over.clear()
+        self._asked.clear()
         if self.subscribed_to:
             self._subscribe(list(self.subscribed_to))
+
+    def _greeted(self) -> Any:
+        """A new connection that has said hello."""
+        if self._speaks_resp3:
+            connection = self.backend._new_connection(PATIENCE_S, protocol=3)
+            try:
+                connection.connect()
+            except redis.AuthenticationError:
+                raise
+            except redis.ResponseError as exc:
+                logger.debug("The server does not speak RESP3: %r", exc)
+                connection.disconnect()
+                self._speaks_resp3 = False
+            else:
+                return connection
+        connection = self.backend._new_connection(PATIENCE_S, protocol=2)
+        connection.connect()
+        return connection
 
     def _subscribe(self, keys: list[bytes]) -> None:
         """Subscribe; what is over is unsubscribed from in the same breath, which spares a call of the system."""
         over, self._over = self._over, []
-        self._send([*packed("UNSUBSCRIBE", over), *packed("SUBSCRIBE", keys)])
+        commands = [*packed("UNSUBSCRIBE", over), *packed("SUBSCRIBE", keys)]
+        if self._speaks_resp3:
+            commands += self._questions(keys)
+        self._send(commands)
+
+    def _questions(self, keys: list[bytes]) -> list[bytes]:
+        """The commands that ask for the values of *keys*."""
+        for start in range(0, len(keys), PUBSUB_SLICE):
+            self._asked.append(keys[start : start + PUBSUB_SLICE])
+        return packed("MGET", keys)
 
     def _send(self, commands: list[bytes]) -> None:
         self._connection.send_packed_command([b"".join(commands)], check_health=False)
@@ -161,9 +196,10 @@ class ResultConsumer(ReconnectingConsumer):
         with self._lock:
             connection = self._connection
             try:
-                while connection is not None and connection.can_read(timeout=0):
+                while connection is not None and wait_readable((connection._sock,), 0):
                     heard = True
-                    self._take(connection.read_response(disconnect_on_error=False, push_request=True), metas)
+                    for message in self._replies.read():
+                        self._take(message, metas)
             except self._connection_errors as exc:
                 self._lost(exc)
                 heard = True
@@ -178,20 +214,36 @@ class ResultConsumer(ReconnectingConsumer):
 
     def _take(self, message: Any, metas: list[Any]) -> None:
         """One message of the server."""
-        if not isinstance(message, (list, tuple)) or len(message) != 3:
-            # The answer to a ping, after a long silence: a message may have been lost on its way.
-            self._unread.update(self.subscribed_to)
+        if isinstance(message, redis.RedisError):
+            raise redis.ConnectionError(f"Redis refused to tell of results: {message}") from message
+        if isinstance(message, Push) or (isinstance(message, list) and len(message) == 3 and not self._speaks_resp3):
+            self._told(message, metas)
             return
+        if not self._asked:
+            raise redis.ConnectionError(f"Redis said what nobody asked for: {message!r}")
+        keys = self._asked.popleft()
+        if keys:
+            self._arrived(dict(zip(keys, message, strict=True)), metas)
+        elif self._speaks_resp3:
+            # The answer to a ping, after a long silence: a message may have been lost on its way.
+            if self.subscribed_to:
+                self._send(self._questions(list(self.subscribed_to)))
+        else:
+            self._unread.update(self.subscribed_to)
+
+    def _told(self, message: Sequence[Any], metas: list[Any]) -> None:
+        """What was published, or what became of a subscription."""
+        if len(message) != 3:
+            return  # about something else, such as the server's maintenance
         kind, key, payload = message
-        key = self.backend.key_t(key)
         task_id = self.subscribed_to.get(key)
         if task_id is None:
             return  # unsubscribed meanwhile
-        if kind in (b"subscribe", "subscribe"):
+        if kind == b"message":
+            self._arrived({key: payload}, metas)
+        elif kind == b"subscribe" and not self._speaks_resp3:
             # From now on nothing is missed; what was before must be read.
             self._unread[key] = task_id
-        elif kind in (b"message", "message"):
-            self._arrived({key: payload}, metas)
 
     def _read(self, unread: dict[bytes, str], metas: list[Any]) -> None:
         keys = list(unread)
@@ -256,7 +308,8 @@ class ResultConsumer(ReconnectingConsumer):
             try:
                 if self._pinged:
                     raise redis.TimeoutError("no answer to a ping")
-                connection.send_packed_command([pack("PING")], check_health=False)
+                self._asked.append([])
+                self._send([pack("PING")])
                 self._heard_at, self._pinged = time.monotonic(), True
             except self._connection_errors as exc:
                 self._lost(exc)

@@ -55,6 +55,10 @@ def check_results(url: str, **conf: Any) -> None:
         app.close()
 
 
+def test_over_the_older_protocol_that_servers_before_6_speak(redis_url: str) -> None:
+    check_results(f"{redis_url}?protocol=2")
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate; apt-get install openssl")
 def test_behind_tls(redis_server: RedisServer, tmp_path: Path) -> None:
     key, certificate, port = tmp_path / "key.pem", tmp_path / "cert.pem", free_port()

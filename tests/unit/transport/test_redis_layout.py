@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.transport.redis import Channel as KombuChannel
@@ -13,7 +14,7 @@ from redis._parsers.encoders import Encoder
 from redis.connection import PythonRespSerializer
 
 from celery_clone.transport.redis_layout import SCRIPTS, Layout, pack, restorable
-from celery_clone.transport.redis_wakeup import parse
+from celery_clone.transport.redis_replies import Push, Replies, parse
 
 
 class Options:
@@ -151,14 +152,38 @@ def test_every_script_opens_with_a_legend_of_its_keys() -> None:
         (b"$0\r\n\r\n", b""),
         (b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nq\r\n", [b"invalidate", [b"q"]]),
         (b"+OK\r\n", b"OK"),
-        (b"_\r\n", b""),
-        (b"*-1\r\n", b"-1"),
+        (b"_\r\n", None),
+        (b"*-1\r\n", None),
+        (b"$-1\r\n", None),
     ],
 )
 def test_replies_are_cut_out_of_a_stream(data: bytes, value: Any) -> None:
     assert parse(data + b"rest", 0) == (value, len(data))
     for length in range(len(data)):
         assert parse(data[:length], 0) is None
+
+
+class Wire:
+    """A socket from which what was put into it comes in pieces."""
+
+    def __init__(self, data: bytes, piece: int) -> None:
+        self.pieces = [data[at : at + piece] for at in range(0, len(data), piece)]
+
+    def recv(self, size: int) -> bytes:
+        return self.pieces.pop(0) if self.pieces else b""
+
+
+@pytest.mark.parametrize("piece", [1, 2, 7, 40, 1000])
+def test_replies_are_read_in_whatever_pieces_they_come(piece: int) -> None:
+    wire = Wire(b">2\r\n$1\r\na\r\n$2\r\n\r\n\r\n:1\r\n*2\r\n$-1\r\n$1\r\nb\r\n" * 3, piece)
+    replies, found = Replies(wire), []
+    while wire.pieces:
+        found += replies.read()
+
+    assert found == [[b"a", b"\r\n"], 1, [None, b"b"]] * 3
+    assert [isinstance(value, Push) for value in found] == [True, False, False] * 3
+    with pytest.raises(redis.ConnectionError):
+        replies.read()
 
 
 def test_an_error_among_the_replies_is_a_value() -> None:
