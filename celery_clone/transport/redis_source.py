@@ -289,10 +289,10 @@ class RedisSource:
         del self.held.tags[delivery.tag]
         return True
 
-    def _settle(self, tag: str, how: str, lists: Iterable[str], text: bytes, expiry: Any = "") -> None:
+    def _settle(self, tag: str, how: str, lists: Iterable[str], text: bytes, since: Any = "") -> None:
         layout = self.layout
         keys = layout.unacked, layout.unacked_index, layout.leases, *lists
-        self.held.outbox.append(pack_script(SETTLE, keys, tag, expiry, how, text))
+        self.held.outbox.append(pack_script(SETTLE, keys, tag, since, how, text))
 
     def flush(self) -> None:
         """Send what is buffered."""
@@ -341,8 +341,8 @@ class RedisSource:
                 self.lease_s,
             )
 
-    def _restore(self, expiry: bytes, found: Sequence[bytes]) -> None:
-        """Put back the claims that a sweep took over."""
+    def _restore(self, since: bytes, found: Sequence[bytes]) -> None:
+        """Put back the claims that a sweep took over, at the time *since*."""
         count = 0
         for name, entry in zip(found[::2], found[1::2], strict=True):
             tag = name.decode("utf-8", "surrogateescape")
@@ -356,7 +356,7 @@ class RedisSource:
                     self.layout.unacked,
                     lists[0],
                 )
-            self._settle(tag, "RPUSH", lists, text, expiry)
+            self._settle(tag, "RPUSH", lists, text, since)
             count += 1
         if count:
             logger.info("Put back %d messages whose worker is gone.", count)

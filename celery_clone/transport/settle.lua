@@ -6,13 +6,13 @@
 -- KEYS[4+] lists that get the message
 --
 -- ARGV[1]  tag
--- ARGV[2]  the expiry the claim must have, from sweep.lua; "": any
+-- ARGV[2]  the time the claim must have, from sweep.lua; "": any
 -- ARGV[3]  "LPUSH": served last, "RPUSH": served next
 -- ARGV[4]  the text to put
 --
--- Returns 1, or 0 if the claim was settled or renewed by somebody else meanwhile.
+-- Returns 1, or 0 if the claim was settled, renewed or made anew by somebody else meanwhile.
 
-if ARGV[2] ~= '' and tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or '0') ~= tonumber(ARGV[2]) then
+if ARGV[2] ~= '' and tonumber(redis.call('ZSCORE', KEYS[2], ARGV[1]) or '0') ~= tonumber(ARGV[2]) then
     return 0
 end
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then

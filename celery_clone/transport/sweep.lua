@@ -10,8 +10,8 @@
 -- ARGV[2]  seconds after which a claim without a lease is given back (kombu's visibility timeout)
 -- ARGV[3]  how many of each kind at most
 --
--- Returns {promoted, expiry, tag, entry, tag, entry, ...}: the number of messages put into queues, and
--- claims that now belong to the caller until that expiry, for it to put back (restore.lua).
+-- Returns {promoted, time, tag, entry, tag, entry, ...}: the number of messages put into queues, and claims
+-- that belong to the caller for a lease from that time on, for it to put back (settle.lua).
 
 local unacked, index, leases, schedule, sweeps = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local lease, visibility, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -45,10 +45,23 @@ if not since or not last or seconds - tonumber(last) > lease then
 end
 redis.call('HSET', sweeps, 'since', since, 'last', now)
 
-local found = {#due, expiry}
-local function take_over(tag)
-    local entry = redis.call('HGET', unacked, tag)
+-- Is it the claim of a worker that knows kombu's rule alone, which put our message back and took it again?  Such a
+-- worker claims under the message's own tag; ours do so the first time only, before it is marked as redelivered.
+-- The times of the claim and of the lease do not tell: they may come from two clocks.
+local function is_kombus(tag, entry)
+    local valid, decoded = pcall(cjson.decode, entry)
+    local message = valid and type(decoded) == 'table' and decoded[1]
+    if type(message) ~= 'table' or type(message.properties) ~= 'table' or type(message.headers) ~= 'table' then
+        return false
+    end
+    return message.properties.delivery_tag == tag and message.headers.redelivered == true
+end
+
+local found = {#due, now}
+local function take_over(tag, entry)
     if entry then
+        -- Not old by kombu's rule either, while it is put back.
+        redis.call('ZADD', index, now, tag)
         redis.call('ZADD', leases, expiry, tag)
         found[#found + 1] = tag
         found[#found + 1] = entry
@@ -61,19 +74,18 @@ end
 if seconds - tonumber(since) >= lease then
     local over = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, limit)
     for _, tag in ipairs(over) do
-        local claimed, ended = redis.call('ZSCORE', index, tag), redis.call('ZSCORE', leases, tag)
-        if claimed and tonumber(claimed) > tonumber(ended) then
-            -- A worker that knows kombu's rule alone put the message back and has claimed it since, under its tag.
+        local entry = redis.call('HGET', unacked, tag)
+        if entry and is_kombus(tag, entry) then
             redis.call('ZREM', leases, tag)
         else
-            take_over(tag)
+            take_over(tag, entry)
         end
     end
 end
 local oldest = string.format('%.6f', seconds - visibility)
 for _, tag in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', oldest, 'LIMIT', 0, limit)) do
     if not redis.call('ZSCORE', leases, tag) then
-        take_over(tag)
+        take_over(tag, redis.call('HGET', unacked, tag))
     end
 end
 return found
