@@ -7,6 +7,10 @@ missing=""
 command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
 [ -e /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null 2>&1 ||
     missing="$missing rabbitmq-server"
+command -v memcached >/dev/null 2>&1 || missing="$missing memcached"
+[ -e /usr/sbin/mariadbd ] || command -v mariadbd >/dev/null 2>&1 || missing="$missing mariadb-server-core"
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 ||
+    missing="$missing postgresql"
 [ -n "$missing" ] || exit 0
 
 give_up() {

@@ -24,6 +24,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 
 from celery_clone import _state
 from tests.support.celery_env import celery_python as build_celery_python
+from tests.support.databases import MariaServer, MemcachedServer, PostgresServer
 from tests.support.processes import children_of, command_line
 from tests.support.proxy import TcpProxy
 from tests.support.rabbitmq import RabbitServer
@@ -73,6 +74,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("interop")
         if top == "chaos":
             item.add_marker("chaos")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n`` and no ``--dist``, tests are spread over the processes as suits these."""
+    if config.getoption("dist") != "load":
+        return None
+    from tests.support.spreading import LongestFirst
+
+    return LongestFirst(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +152,27 @@ def own_redis_server() -> Iterator[RedisServer]:
 def rabbitmq_server() -> Iterator[RabbitServer]:
     """The session's RabbitMQ server. Do not stop it: ask for ``own_rabbitmq_server`` instead."""
     with _or_skip(RabbitServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgresServer]:
+    """The session's PostgreSQL server. Do not stop it."""
+    with _or_skip(lambda: PostgresServer().__enter__()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaServer]:
+    """The session's MariaDB server. Do not stop it."""
+    with _or_skip(lambda: MariaServer().__enter__()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def memcached_server() -> Iterator[MemcachedServer]:
+    """The session's Memcached server. Do not stop it."""
+    with _or_skip(lambda: MemcachedServer().__enter__()) as server:
         yield server
 
 

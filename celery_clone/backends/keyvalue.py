@@ -7,7 +7,6 @@ Celery's, so that both may read each other's results.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -15,11 +14,12 @@ from uuid import UUID
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 
 from celery_clone import states
-from celery_clone.exceptions import BackendStoreError, TimeoutError
+from celery_clone.exceptions import BackendStoreError
 from celery_clone.result import result_from_tuple
 
 from . import chords
 from .backend import Backend
+from .polling import look_until_ready
 
 __all__ = ("BaseKeyValueStoreBackend",)
 
@@ -214,47 +214,23 @@ class BaseKeyValueStoreBackend(Backend):
         max_iterations: int | None = None,
         READY_STATES: Any = states.READY_STATES,  # noqa: N803 Celery's name
     ) -> Iterator[tuple[str, Any]]:
-        """Yield ``(id, meta)`` of tasks as they end, looking every *interval* seconds.
+        """Yield ``(id, meta)`` of tasks as they end; see :func:`look_until_ready`."""
 
-        Ends when all have ended, or after *max_iterations* looks.
+        def read(ids: Sequence[str]) -> dict[str, Any]:
+            values = self._ensure_retryable(self.mget, [self.get_key_for_task(task_id) for task_id in ids])
+            return self._mget_to_results(values, ids, READY_STATES)
 
-        Raises:
-            celery_clone.exceptions.TimeoutError: *timeout* seconds have passed.
-        """
-        self._flush_deferred()
-        interval = 0.5 if interval is None else interval
-        ids = set(task_ids)
-        for task_id in list(ids):
-            cached = self._cache.get(task_id)
-            if cached is not None and cached["status"] in READY_STATES:
-                ids.discard(task_id)
-                yield bytes_to_str(task_id), cached
-        end = None if timeout is None else time.monotonic() + timeout
-        looks = 0
-        while ids:
-            asked = list(ids)
-            values = self._ensure_retryable(self.mget, [self.get_key_for_task(each) for each in asked])
-            found = self._mget_to_results(values, asked, READY_STATES)
-            self._cache.update(found)
-            ids.difference_update(found)
-            for task_id, meta in found.items():
-                if on_message is not None:
-                    on_message(meta)
-                yield task_id, meta
-            if not ids:
-                return
-            looks += 1
-            if max_iterations and looks >= max_iterations:
-                return
-            if on_interval is not None:
-                on_interval()
-            nap = interval
-            if end is not None:
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError(f"Operation timed out ({timeout})")
-                nap = min(interval, left)
-            time.sleep(nap)
+        return look_until_ready(
+            self,
+            read,
+            task_ids,
+            timeout=timeout,
+            interval=interval,
+            on_message=on_message,
+            on_interval=on_interval,
+            max_iterations=max_iterations,
+            ready_states=READY_STATES,
+        )
 
     # --- groups and chords -------------------------------------------------------------
 

@@ -1,20 +1,23 @@
 """``SyncBackendMixin``: waiting for results by asking the store again and again.
 
-Mixed into the stores that do not tell of results by themselves.  It may not know how a store is
-read beyond ``get_task_meta`` and ``get_many``.
+Mixed into the stores that do not tell of results by themselves; those that can read many tasks at
+once wait for them by :func:`look_until_ready`.  It may not know how a store is read beyond
+``get_task_meta``, ``get_many`` and the function it is handed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from kombu.utils.encoding import bytes_to_str
 
 from celery_clone import states
 from celery_clone.exceptions import ImproperlyConfigured, TimeoutError
 from celery_clone.result import ResultSet
 
-__all__ = ("SyncBackendMixin",)
+__all__ = ("SyncBackendMixin", "look_until_ready", "naps")
 
 FIRST_NAP_S = 0.005
 """The pause after the first look; each is half as long again, up to the interval that was asked for."""
@@ -30,6 +33,59 @@ def naps(interval: float) -> Iterator[float]:
         nap *= GROWTH
     while True:
         yield interval
+
+
+def look_until_ready(
+    backend: Any,
+    read: Callable[[Sequence[str]], Mapping[str, Any]],
+    task_ids: Iterable[str],
+    timeout: float | None = None,
+    interval: float | None = 0.5,
+    on_message: Callable[[Any], Any] | None = None,
+    on_interval: Callable[[], Any] | None = None,
+    max_iterations: int | None = None,
+    ready_states: Any = states.READY_STATES,
+) -> Iterator[tuple[str, Any]]:
+    """Yield ``(id, meta)`` of tasks as they end; *read* gives the metas of those of some tasks that have.
+
+    Looks soon, then ever less often, at last every *interval* seconds.  Ends when all tasks have
+    ended, or after *max_iterations* looks.
+
+    Raises:
+        celery_clone.exceptions.TimeoutError: *timeout* seconds have passed.
+    """
+    backend._flush_deferred()
+    ids = set(task_ids)
+    for task_id in list(ids):
+        cached = backend._cache.get(task_id)
+        if cached is not None and cached["status"] in ready_states:
+            ids.discard(task_id)
+            yield bytes_to_str(task_id), cached
+    end = None if timeout is None else time.monotonic() + timeout
+    looks = 0
+    pauses = naps(0.5 if interval is None else interval)
+    while ids:
+        found = read(list(ids))
+        backend._cache.update(found)
+        ids.difference_update(found)
+        for task_id, meta in found.items():
+            if on_message is not None:
+                on_message(meta)
+            yield task_id, meta
+        if not ids:
+            return
+        looks += 1
+        if max_iterations and looks >= max_iterations:
+            return
+        if on_interval is not None:
+            on_interval()
+        nap = next(pauses)
+        if end is not None:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"Operation timed out ({timeout})")
+            nap = min(nap, left)
+        time.sleep(nap)
 
 
 class SyncBackendMixin:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,14 +16,23 @@ from celery_clone import Celery, group, states
 from celery_clone.exceptions import ChordError, TimeoutError
 from celery_clone.execution.context import Context
 from celery_clone.utils.ids import uuid
-from tests.support.processes import dies_with_its_parent, end, free_port
 from tests.support.wait import wait_until
 
-STORES = ("redis", "cache", "memcached", "filesystem", "sqlite", "rpc")
+DATABASES = ("database", "postgresql", "mariadb")
+"""SQL databases: an SQLite file, and two servers."""
+STORES = ("redis", "cache", "memcached", "filesystem", "sqlite", "rpc", *DATABASES)
 KEEPERS = tuple(name for name in STORES if name != "rpc")
 """Stores that keep what they were given; rpc hands it to the caller and forgets."""
 COUNTERS = ("redis", "cache", "memcached", "sqlite")
 """Stores that count the members of a chord themselves."""
+SERVERS = {
+    "redis": "redis_server",
+    "rpc": "rabbitmq_server",
+    "memcached": "memcached_server",
+    "postgresql": "postgresql_server",
+    "mariadb": "mariadb_server",
+}
+"""The fixture that gives the server of a store."""
 
 
 class OutOfStock(Exception):
@@ -81,35 +87,8 @@ class Caller:
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest) -> tuple[str, Any]:
     """The kind of store, and its server where it has one."""
-    name = {"redis": "redis_server", "rpc": "rabbitmq_server", "memcached": "memcached_port"}.get(request.param)
+    name = SERVERS.get(request.param)
     return request.param, request.getfixturevalue(name) if name else None
-
-
-@pytest.fixture(scope="session")
-def memcached_port() -> Iterator[int]:
-    """A Memcached of this session's own.  Rare enough not to be asked of every machine, or of CI."""
-    pytest.importorskip("pymemcache")
-    program = shutil.which("memcached")
-    if program is None:
-        pytest.skip("there is no memcached here; apt-get install memcached")
-    port = free_port()
-    command = [program, "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-I", "8m"]
-    if os.getuid() == 0:
-        command += ["-u", "root"]
-    process = subprocess.Popen(dies_with_its_parent(command), start_new_session=True)
-    try:
-        wait_until(lambda: accepts(port), 10, "memcached")
-        yield port
-    finally:
-        end(process)
-
-
-def accepts(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
 
 
 @pytest.fixture
@@ -120,9 +99,12 @@ def store(server: tuple[str, Any], tmp_path: Path) -> Iterator[Store]:
     urls = {
         "redis": lambda: running.new_database_url(),
         "cache": lambda: "cache+memory://",
-        "memcached": lambda: f"cache+memcached://127.0.0.1:{running}/",
+        "memcached": lambda: running.url(),
         "filesystem": lambda: f"file://{tmp_path}",
         "sqlite": lambda: f"sqlite:///{tmp_path}/results.db",
+        "database": lambda: f"db+sqlite:///{tmp_path}/results.db",
+        "postgresql": lambda: f"db+{running.database_url()}",
+        "mariadb": lambda: f"db+{running.database_url()}",
         "rpc": lambda: "rpc://",
     }
     opened = Store(kind, urls[kind](), running.url(host) if kind == "rpc" else "memory://")
@@ -250,7 +232,7 @@ def test_a_forgotten_result_is_gone(caller: Caller) -> None:
     assert caller.app.AsyncResult(result.id).state == states.PENDING
 
 
-@each_store
+@each(*(name for name in STORES if name not in DATABASES))  # whose columns, Celery's, do not hold them
 def test_group_and_parent_are_told_with_the_result(caller: Caller) -> None:
     result = caller.call()
 
@@ -425,7 +407,8 @@ def test_while_it_waits_the_caller_is_called(caller: Caller) -> None:
     calls: list[int] = []
 
     with pytest.raises(TimeoutError):
-        result.get(timeout=1.5, on_interval=lambda: calls.append(1))
+        # Stores that tell are listened to for a second at a time.
+        result.get(timeout=1.2 if caller.backend.is_async else 0.1, on_interval=lambda: calls.append(1))
 
     assert calls
 
@@ -478,7 +461,7 @@ def test_a_result_larger_than_any_buffer_arrives(caller: Caller) -> None:
     later.join()
 
 
-@each("redis", "filesystem", "sqlite", "rpc")
+@each("redis", "filesystem", "sqlite", "rpc", *DATABASES)
 def test_a_forked_child_waits_for_results_of_its_own(caller: Caller) -> None:
     before = caller.call()
     caller.succeed(before, "before")
@@ -660,7 +643,7 @@ def test_rpc_says_that_it_cannot_do_chords(caller: Caller) -> None:
         caller.backend.ensure_chords_allowed()
 
 
-@each("filesystem")
+@each("filesystem", "postgresql")
 def test_without_a_counter_a_task_is_sent_that_looks_at_the_header(caller: Caller) -> None:
     chord = Chord(caller, 2)
 
@@ -687,7 +670,7 @@ def test_steps_after_a_failed_one_fail_with_it(caller: Caller) -> None:
 # --- deferred results ------------------------------------------------------------------
 
 
-@each("redis", "sqlite", "rpc")
+@each("redis", "sqlite", "rpc", *DATABASES)
 def test_deferred_results_are_stored_together(caller: Caller) -> None:
     writer = caller.store.defer_results()
     results = [caller.call() for _ in range(5)]
@@ -725,7 +708,7 @@ def test_members_of_chords_are_not_deferred(caller: Caller) -> None:
     assert bodies_sent(caller.app) == [("sum", [[1, 2]])]
 
 
-@each("redis", "sqlite")
+@each("redis", "sqlite", "database")
 def test_a_process_that_waits_for_what_it_has_deferred_stores_it_first(caller: Caller) -> None:
     caller.store.defer_results()
     result = caller.call()

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.support.servers import Unavailable
 
 VERSION = "5.7.0"
-REQUIREMENT = f"celery[auth,msgpack,redis,yaml]=={VERSION}"
+REQUIREMENT = f"celery[auth,msgpack,redis,sqlalchemy,yaml]=={VERSION}"
 ROOT = Path(__file__).resolve().parents[2]
 
 
