@@ -133,15 +133,16 @@ def open_shop(**settings):
     def nap():
         time.sleep(60)
 
-    @app.task(name="shop.hold", acks_late=True)
-    def hold(begun, until):
-        """Say that it began, then wait for a file."""
+    @app.task(name="shop.hold", bind=True, acks_late=True)
+    def hold(self, begun, until):
+        """Say where it began, then wait for a file."""
+        side = self.request.hostname.partition("@")[0]
         with Path(begun).open("a") as file:
-            file.write(f"{os.getpid()} {PACKAGE}\n")
+            file.write(f"{os.getpid()} {side}\n")
         deadline = time.monotonic() + 60
         while not Path(until).exists() and time.monotonic() < deadline:
             time.sleep(0.02)
-        return PACKAGE
+        return side
 
     @app.task(name="shop.note", acks_late=True)
     def note(path, text):
