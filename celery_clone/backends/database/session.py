@@ -220,12 +220,21 @@ def create_tables(metadata: Any, engine: Engine) -> None:
         try:
             metadata.create_all(engine)
         except DatabaseError:
-            if retries >= PREPARE_MODELS_MAX_RETRIES:
+            if retries >= PREPARE_MODELS_MAX_RETRIES or not can_connect(engine):
                 raise
             time.sleep(get_exponential_backoff_interval(10, retries, 1000, True) / 1000)
             retries += 1
         else:
             return
+
+
+def can_connect(engine: Engine) -> bool:
+    """Is the database there at all?"""
+    try:
+        engine.connect().close()
+    except DatabaseError:
+        return False
+    return True
 
 
 def add_missing_columns(table: Any, engine: Engine) -> frozenset[str]:
