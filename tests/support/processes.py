@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,11 +22,22 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody uses at this moment."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback address that nobody uses at this moment.
+
+    It is none of those the kernel gives to connections: it stays free for a server that starts slowly, and for one
+    that is away for a while, whatever other processes of the tests do at the same time.
+    """
+    given = range(*map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()))
+    # Not the tests' own source of chance: it is seeded alike in all processes of a run.
+    candidates = random.SystemRandom().sample(range(10_000, 60_000), 1000)
+    for port in sorted(candidates, key=given.__contains__):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no TCP port of the loopback address is free")
 
 
 def dies_with_its_parent(command: Sequence[str]) -> list[str]:
