@@ -107,6 +107,7 @@ class ManualPool:
         self.submitted: list[Job] = []
         self.running: dict[int, tuple[int, float]] = {}
         self.killed: list[tuple[int, int]] = []
+        self.waits: list[float] = []
 
     def room(self) -> int:
         """How many more fit."""
@@ -135,7 +136,8 @@ class ManualPool:
         return seq in self.running
 
     def wait(self, timeout: float) -> None:
-        """Nothing comes by itself."""
+        """Note it; nothing comes by itself."""
+        self.waits.append(timeout)
 
 
 class ManualTimer:

@@ -12,6 +12,7 @@ from celery_clone.exceptions import NotRegistered, TimeLimitExceeded, WorkerLost
 from celery_clone.message.delivery import Delivery
 from celery_clone.message.frames import Ended, Overtime
 from celery_clone.worker import state
+from celery_clone.worker.dispatch import GATHER_S
 from celery_clone.worker.state import Phase
 from tests.support.dispatching import Bench, BrokenSource, ListSource
 
@@ -59,6 +60,33 @@ def is_clean(bench):
     """Nothing is held, nothing is lent, and the whole window is open."""
     credit = bench.dispatcher.credit
     return (len(bench.dispatcher.flights), credit.outstanding, credit.lent) == (0, 0, 0)
+
+
+# -- taking
+
+
+def test_messages_that_come_fast_one_by_one_are_taken_together(bench, early):
+    for _ in range(2):
+        bench.source.queue.append(bench.delivery(early))
+        bench.dispatcher.stir()
+        bench.dispatcher.turn()
+
+    assert bench.pool.waits == [GATHER_S]
+
+
+def test_a_message_that_comes_to_an_idle_worker_or_some_time_after_another_is_taken_at_once(bench, early):
+    flight = bench.receive(early)
+    bench.end(flight)
+    bench.source.queue.append(bench.delivery(early))
+    bench.dispatcher.stir()
+    bench.dispatcher.turn()
+    bench.now += 2 * GATHER_S
+    bench.source.queue.append(bench.delivery(early))
+    bench.dispatcher.stir()
+    bench.dispatcher.turn()
+
+    assert bench.pool.waits == []
+    assert len(bench.dispatcher.flights) == 2
 
 
 # -- rate limits
