@@ -6,6 +6,7 @@ Handed to every function of ``benchmarks.suite``. It owns the servers and the te
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import itertools
 import json
@@ -22,6 +23,7 @@ from tests.support.redis import RedisServer
 from tests.support.worker import WorkerProcess, clean_environment
 
 PROJECT = Path(__file__).parent / "project"
+PACKAGE = Path(__file__).parent.parent / "celery_clone"
 CLIENT_TIMEOUT_S = 600.0
 
 
@@ -47,7 +49,7 @@ class Place:
 
     def environment(self, side: Side) -> dict[str, str]:
         """What ``bench_app`` reads."""
-        return clean_environment(
+        environment = clean_environment(
             {
                 "BENCH_PACKAGE": side.package,
                 "BENCH_BROKER": self.broker,
@@ -60,6 +62,9 @@ class Place:
                 "C_FORCE_ROOT": "1",
             }
         )
+        # Both sides start from compiled files, which an installed package has.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        return environment
 
 
 class Stage:
@@ -74,6 +79,8 @@ class Stage:
         self._rabbit: RabbitServer | None = None
 
     def __enter__(self) -> Stage:
+        # What pip does when it installs a package; ours may run from a checkout.
+        compileall.compile_dir(PACKAGE, quiet=1)
         return self
 
     def __exit__(
