@@ -6,19 +6,26 @@ Added to each app when it is finalized; messages of other workers name them.  Th
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
+from celery_clone import states
 from celery_clone.canvas import chord as make_chord
 from celery_clone.canvas import chunks as make_chunks
 from celery_clone.canvas import group as make_group
 from celery_clone.canvas import maybe_signature, signature
-from celery_clone.exceptions import ChordError, Retry
+from celery_clone.exceptions import ChordError, Retry, TimeoutError
 from celery_clone.result import allow_join_result, result_from_tuple
 from celery_clone.utils.log import get_logger
 
 __all__ = ()
 
 logger = get_logger("celery.app.builtins")
+
+UNLOCK_GROWTH = 1.1
+UNLOCK_MOST_STEPS = 200
+UNLOCK_PAUSE_MAX_S = 60.0
+"""Each pause between two looks at an unfinished chord is so much longer than the last, up to this."""
 
 DECLARATIONS: list[Callable[[Any], Any]] = []
 """Each declares one task for an app."""
@@ -34,6 +41,30 @@ def add_all(app: Any) -> None:
     """Declare the built-in tasks for *app*; called when it is finalized."""
     for declare in DECLARATIONS:
         declare(app)
+
+
+def pause_before_look(interval: float, looks: int) -> float:
+    """Seconds until the next look at an unfinished chord, after so many *looks*.
+
+    About a tenth of the time it was waited already: short chords end soon, long ones cost little.
+    """
+    return float(min(interval * UNLOCK_GROWTH ** min(looks, UNLOCK_MOST_STEPS), max(interval, UNLOCK_PAUSE_MAX_S)))
+
+
+def time_waited(interval: float, looks: int) -> float:
+    """Seconds between the first of so many *looks* at a chord, and the last."""
+    return sum(pause_before_look(interval, look) for look in range(looks))
+
+
+def chord_lifetime(conf: Any) -> float:
+    """Seconds after which the results of a chord's members are gone; 0: they stay."""
+    lifetime = conf.result_expires if conf.result_chord_expires is None else conf.result_chord_expires
+    return float(lifetime.total_seconds() if isinstance(lifetime, timedelta) else lifetime or 0)
+
+
+def was_sent(app: Any, body: Any) -> bool:
+    """Has the body of a chord begun?  Then another message that looks at the chord has sent it."""
+    return not isinstance(body, make_group) and bool(body.id) and app.backend.get_state(body.id) != states.PENDING
 
 
 def fail_chord(app: Any, body: Any, reason: str, cause: BaseException) -> None:
@@ -76,6 +107,9 @@ def add_unlock_chord_task(app: Any) -> Any:
         shared=False,
         default_retry_delay=app.conf.result_chord_retry_interval,
         ignore_result=True,
+        # Nobody else looks at the chord: a process that dies while it looks must not take the message along.
+        acks_late=True,
+        reject_on_worker_lost=True,
         lazy=False,
         bind=True,
     )
@@ -94,15 +128,27 @@ def add_unlock_chord_task(app: Any) -> Any:
         exchange_type = kwargs.pop("_chord_unlock_exchange_type", None)
         route = {} if exchange_type is None else {"exchange_type": exchange_type}
         body = maybe_signature(callback, app=app)
+        looks = self.request.retries
+        # Whoever bounds the number of looks counts on their distance.
+        pause = pause_before_look(interval, looks) if max_retries is None else interval
         store_error: BaseException | None = None
         try:
             try:
                 ready = members.ready()
             except Exception as exc:
                 store_error = exc
-                raise self.retry(exc=exc, countdown=interval, max_retries=max_retries, **route) from exc
+                raise self.retry(exc=exc, countdown=pause, max_retries=max_retries, **route) from exc
             if not ready:
-                raise self.retry(countdown=interval, max_retries=max_retries, **route)
+                lifetime = chord_lifetime(app.conf)
+                if max_retries is None and lifetime and time_waited(interval, looks) > lifetime:
+                    error = TimeoutError(
+                        f"not all members have ended after {lifetime:g} seconds, when their results expire "
+                        "(result_chord_expires, result_expires)"
+                    )
+                    logger.error("Chord %r is given up: %s", group_id, error)
+                    fail_chord(app, body, str(error), error)
+                    return
+                raise self.retry(countdown=pause, max_retries=max_retries, **route)
         except Retry:
             raise
         except Exception as exc:
@@ -114,6 +160,8 @@ def add_unlock_chord_task(app: Any) -> Any:
                 reason += f" (after reading the members' states raised {store_error!r})"
             fail_chord(app, body, reason, cause)
             raise
+        if was_sent(app, body):
+            return
         join = members.join_native if members.supports_native_join else members.join
         try:
             with allow_join_result():
