@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from threading import Lock
@@ -140,6 +140,10 @@ class ResultBase:
         """Raise the error of this result if it has failed, or the earlier one that it only tells of."""
         raise NotImplementedError
 
+    def _may_have_parents(self) -> bool:
+        """Is there a step before this one, or one of its members?"""
+        return bool(self.parent)
+
     def _watch_parents(self, on_interval: Callable[[], Any] | None) -> Callable[[], None]:
         """Look at the steps before this one now; give what looks again each time a wait looks around.
 
@@ -153,6 +157,21 @@ class ResultBase:
                 on_interval()
 
         return look_around
+
+
+def _awaiting() -> Any:
+    from celery_clone.utils import awaiting  # noqa: PLC0415 brings asyncio, 30 ms that only who awaits should pay
+
+    return awaiting
+
+
+async def _awaited(result: Any) -> Any:
+    """Wait for *result* in asyncio; its value, or its error raised."""
+    assert_will_not_block()
+    awaiting = _awaiting()
+    await awaiting.until_ended(result, result._maybe_reraise_parent_error if result._may_have_parents() else None)
+    # All is known by now, but that of steps before; so this may read, and does not wait.
+    return await awaiting.in_thread(result.get, disable_sync_subtasks=False)
 
 
 class _BackendOfApp:
@@ -338,6 +357,13 @@ class AsyncResult(ResultBase):
             self._leave_waiters(waiters)
 
     wait = get
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """``await result``: the return value, as :meth:`get` gives it, without holding the event loop.
+
+        The time is bounded by asyncio's own means: ``await asyncio.wait_for(result, timeout)``.
+        """
+        return _awaited(self).__await__()
 
     def _join_waiters(self) -> _Waiters:
         attributes = self.__dict__
@@ -784,6 +810,9 @@ class ResultSet(ResultBase):
         """The members that are sets.  Their members are never sent if a step before them failed."""
         return [result for result in self.results if isinstance(result, ResultSet)]
 
+    def _may_have_parents(self) -> bool:
+        return bool(self.parent or self._sets_inside())
+
     def _maybe_reraise_parent_error(self) -> None:
         super()._maybe_reraise_parent_error()
         for inner in self._sets_inside():
@@ -857,6 +886,17 @@ class ResultSet(ResultBase):
             else:
                 values.append(value)
         return values
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """``await results``: the values of all members in order, as :meth:`get` gives them."""
+        return _awaited(self).__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        """``async for result in results``: the members as they end; ``await`` them for their values."""
+        assert_will_not_block()
+        look_around = self._maybe_reraise_parent_error if self._may_have_parents() else None
+        async for result in _awaiting().as_ended(self.results, look_around):
+            yield result
 
     def iter_native(
         self,
@@ -935,7 +975,8 @@ class ResultSet(ResultBase):
         return (
             result
             for result in self.results
-            if result.backend.is_cached(result.id) and result.state in states.PROPAGATE_STATES
+            if (getattr(result, "_cache", None) is not None or result.backend.is_cached(result.id))
+            and result.state in states.PROPAGATE_STATES
         )
 
     # -- ending

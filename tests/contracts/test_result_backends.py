@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -481,6 +482,65 @@ def test_a_forked_child_waits_for_results_of_its_own(caller: Caller) -> None:
 
     assert after.get(timeout=10) == "after"
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# --- waiting in asyncio -------------------------------------------------------------
+
+
+@each_store
+def test_results_can_be_awaited(caller: Caller) -> None:
+    there, later, failed = (caller.call() for _ in range(3))
+    requests = {result.id: caller.request(result) for result in (there, later, failed)}
+    caller.store.mark_as_done(there.id, "there", request=requests[there.id])
+
+    async def main() -> list[Any]:
+        both = asyncio.gather(there, later, failed, return_exceptions=True)
+        await asyncio.sleep(0.05)
+        caller.store.mark_as_done(later.id, "later", request=requests[later.id])
+        caller.store.mark_as_failure(failed.id, OutOfStock("apples"), "", request=requests[failed.id])
+        return await asyncio.wait_for(both, 10)
+
+    values = asyncio.run(main())
+
+    assert values[:2] == ["there", "later"]
+    assert isinstance(values[2], OutOfStock)
+
+
+@each_store
+def test_members_of_a_group_are_had_as_they_end(caller: Caller) -> None:
+    results = [caller.call() for _ in range(4)]
+    requests = [caller.request(result) for result in results]
+    members = caller.app.ResultSet(results)
+
+    async def main() -> list[Any]:
+        ended = []
+        caller.store.mark_as_done(results[2].id, 2, request=requests[2])
+        async for result in members:
+            ended.append(results.index(result))
+            if ended == [2]:
+                for at in (0, 1, 3):
+                    caller.store.mark_as_done(results[at].id, at, request=requests[at])
+        assert await members == [0, 1, 2, 3]
+        return ended
+
+    ended = asyncio.run(asyncio.wait_for(main(), 20))
+
+    assert ended[0] == 2
+    assert sorted(ended) == [0, 1, 2, 3]
+
+
+@each_store
+def test_an_awaited_result_that_does_not_come_is_given_up(caller: Caller) -> None:
+    result = caller.call()
+    request = caller.request(result)
+
+    async def main() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(result, 0.1)
+        caller.store.mark_as_done(result.id, "late", request=request)
+        assert await asyncio.wait_for(result, 10) == "late"
+
+    asyncio.run(main())
 
 
 # --- groups ----------------------------------------------------------------------
