@@ -572,6 +572,13 @@ class AMQP:
         """Are times in messages UTC?"""
         return bool(self.app.conf.enable_utc)
 
+    def close(self) -> None:
+        """Close what publishes.  Legal twice; the next call opens it again."""
+        with self._publisher_lock:
+            publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            publisher.close()
+
     def after_fork(self) -> None:
         """Forget what a parent process opened."""
         self._producer_pool = None

@@ -321,6 +321,9 @@ class Celery:
         """In a forked child: let go of what belongs to the parent."""
         try:
             self._pool = None
+            # Both name the process, and the parent's replies are not ours.
+            vars(self).pop("oid", None)
+            vars(self._local).pop("oid", None)
             # A thread of the parent may have held it.
             self._backend_mutex = threading.RLock()
             amqp = self.__dict__.get("amqp")
@@ -331,8 +334,13 @@ class Celery:
             logger.info("after forker raised exception: %r", exc, exc_info=True)
 
     def close(self) -> None:
-        """Let go of pools and leave the list of apps.  Legal twice."""
+        """Let go of pools and connections and leave the list of apps.  Legal twice."""
         self._pool = None
+        amqp = vars(self).get("amqp")
+        if amqp is not None and hasattr(amqp, "close"):
+            amqp.close()
+        if self._backend_cache is not None and hasattr(self._backend_cache, "close"):
+            self._backend_cache.close()
         _deregister_app(self)
 
     def __enter__(self) -> Celery:
@@ -1113,6 +1121,7 @@ class Celery:
     @Once
     def oid(self) -> str:
         """Identity of this app in this process, where replies go."""
+        self._ensure_after_fork()
         return str(self.amqp.identity(threads=False))
 
     @property
@@ -1121,6 +1130,7 @@ class Celery:
         try:
             return typing.cast(str, self._local.oid)
         except AttributeError:
+            self._ensure_after_fork()
             self._local.oid = identity = str(self.amqp.identity(threads=True))
             return identity
 

@@ -517,9 +517,6 @@ class RPCBackend(Backend, AsyncBackendMixin):
         self._begin_empty()
         self.sender.after_fork()
         self.result_consumer._after_fork()
-        # The app remembers its identity, of which the process is a part.
-        vars(self.app).pop("oid", None)
-        vars(self.app._local).pop("oid", None)
 
     def _create_exchange(self, name: str, type: str = "direct", delivery_mode: int = 2) -> Any:
         # The default exchange, which routes to the queue of that name.

@@ -105,3 +105,6 @@ class Publisher(Protocol):
 
     def publish_many(self, batch: Sequence[tuple[TaskMessage, Destination, SendOptions]]) -> None:
         """Publish a batch in as few round trips as the broker allows, in order."""
+
+    def close(self) -> None:
+        """Let go of what is this publisher's own.  Legal twice; publishing opens it again."""

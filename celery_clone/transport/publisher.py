@@ -143,6 +143,9 @@ class KombuPublisher:
                 policy = RetryPolicy(how.retry, how.retry_policy, Deadline(how.deadline_s))
                 self._send(connection, message, to, how, policy, f", {sent} of {len(batch)} were sent before")
 
+    def close(self) -> None:
+        """Nothing: kombu's pools serve every app of the process that has the same broker."""
+
     # -- one message ----------------------------------------------------------------------------------
 
     def _send(
