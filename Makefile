@@ -2,6 +2,8 @@
 
 SHELL := /bin/sh
 VENV ?= .venv
+# Tests wait more than they compute; each of these processes has servers of its own.
+TEST_PROCESSES ?= 3
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.made
 
@@ -31,7 +33,7 @@ servers:
 	@sh scripts/install-servers.sh
 
 test: $(STAMPS)/dev servers check ## Lint, types, layers and all tests; installs what they need
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) $(PYTEST_OPTIONS)
 
 check: lint types layers ## Lint, types, layers
 

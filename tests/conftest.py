@@ -7,10 +7,12 @@ is a skip that says how to get it, and a failure where ``CI=true``.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests see no configuration of the person who runs them; a busy machine makes no example too slow."""
     for name in [name for name in os.environ if name.startswith("CELERY_")]:
         del os.environ[name]
+    share_bytecode(config)
     settings.register_profile(
         "celery_clone",
         deadline=None,
@@ -60,6 +63,14 @@ def pytest_configure(config: pytest.Config) -> None:
         database=None if is_ci() else DirectoryBasedExampleDatabase(ROOT / ".cache" / "hypothesis"),
     )
     settings.load_profile("celery_clone")
+
+
+def share_bytecode(config: pytest.Config) -> None:
+    """Where Python may not write bytecode, hundreds of workers would each compile all they import: keep it aside."""
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        folder = tempfile.mkdtemp(prefix="celery-clone-bytecode-")
+        os.environ["PYTHONPYCACHEPREFIX"] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,7 +20,7 @@ from tests.support.processes import is_alive, send_signal
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
 
-KILLS = int(os.environ.get("CHAOS_KILLS", "20"))
+KILLS = int(os.environ.get("CHAOS_KILLS", "12"))
 LEASE_S = 2.0
 SEED = int(os.environ.get("CHAOS_SEED", "0")) or random.randrange(1, 10_000)
 
@@ -258,5 +258,6 @@ def test_processes_killed_all_the_time_lose_only_what_they_ran(target, crew):
         wait_until(lambda before=before: len(done()) > before or len(done()) == 300, 10, crew.log)
     wait_until(lambda: len(done()) == 300, 20, lambda: f"{300 - len(done())} missing, seed {SEED}\n{crew.log()}")
     assert kills >= 3
-    crew.wait_for_children(2)
+    # Those killed while they started are replaced ever more slowly.
+    crew.wait_for_children(2, timeout=20)
     assert crew.stop(10) == 0

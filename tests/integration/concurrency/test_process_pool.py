@@ -191,6 +191,7 @@ def test_a_child_killed_while_it_runs_a_job_loses_that_job_alone(bench, shared):
     one = bench(2, shared=shared)
     (victim,) = one.submit("sleep:30")
     pid = one.begun(victim)
+    one.serve_until(lambda: one.runs() == [victim])
     others = one.submit(*["echo:x"] * 20)
     os.kill(pid, signal.SIGKILL)
     one.ended([victim, *others])
@@ -757,7 +758,7 @@ def test_a_child_that_dies_while_the_pool_stops_leaves_no_job_behind(bench):
 # -- chaos
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_whatever_is_killed_when_each_job_is_reported_exactly_once(bench, shared, seed):
     rng = random.Random(seed)
     one = bench(3, depth=200, shared=shared, plan=Plan(max_tasks=rng.choice([None, 7])))
@@ -765,7 +766,7 @@ def test_whatever_is_killed_when_each_job_is_reported_exactly_once(bench, shared
     tasks += ["sleep:0.002", "leave:1", "vanish:2", "kill_self", "crash:x", "fork_and_return"]
     seqs: list[int] = []
     recalled: list[int] = []
-    until = time.monotonic() + 2.5
+    until = time.monotonic() + 2.0
     while time.monotonic() < until:
         if one.pool.room() > 0:
             seqs += one.submit(

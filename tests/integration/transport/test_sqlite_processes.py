@@ -52,6 +52,13 @@ class Program:
 
 
 @pytest.fixture
+def sqlite_url() -> Iterator[str]:
+    """In a folder with a short name, however long the others are: the addresses beside the file may not be longer."""
+    with tempfile.TemporaryDirectory(prefix="bells-") as folder:
+        yield f"sqlite:///{folder}/broker.db"
+
+
+@pytest.fixture
 def run(sqlite_url: str) -> Iterator[Callable[..., Program]]:
     """``run(name, *arguments)``: a program on this test's file."""
     started: list[Program] = []
