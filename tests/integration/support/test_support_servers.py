@@ -42,21 +42,3 @@ def test_every_test_has_a_virtual_host_of_its_own(rabbitmq_server: RabbitServer,
         with pytest.raises(amqp.NotFound):
             elsewhere.channel().queue_declare("mine", passive=True)
     assert [queue["name"] for queue in rabbitmq_server.ask("GET", f"queues/{mine}")] == ["mine"]
-
-
-def test_a_rabbitmq_server_of_ones_own_comes_back_with_its_messages(
-    own_rabbitmq_server: RabbitServer,
-) -> None:
-    address = f"127.0.0.1:{own_rabbitmq_server.port}"
-    with amqp.Connection(address, confirm_publish=True) as connection:
-        channel = connection.channel()
-        channel.queue_declare("kept", durable=True, auto_delete=False)
-        channel.basic_publish_confirm(amqp.Message("body", delivery_mode=2), routing_key="kept")
-    pid = own_rabbitmq_server.pid
-    own_rabbitmq_server.kill()
-    assert not is_alive(pid)
-    own_rabbitmq_server.start()
-    with amqp.Connection(address) as connection:
-        message = connection.channel().basic_get("kept")
-        assert message is not None
-        assert message.body == "body"
