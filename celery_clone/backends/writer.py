@@ -90,27 +90,30 @@ class ResultWriter:
         if not self._ids:
             return
         with self._flushing:
-            with self._adding:
-                batch, self._waiting = self._waiting, []
-                size, self._size = self._size, 0
-            if not batch:
-                return
-            try:
-                self._send(batch)
-            except BaseException as exc:
-                with self._adding:
-                    self._waiting[:0] = batch
-                    self._size += size
-                self._tell(batch, exc)
-                raise
-            with self._adding:
-                for item in batch:
-                    left = self._ids[item.task_id] - 1
-                    if left:
-                        self._ids[item.task_id] = left
-                    else:
-                        del self._ids[item.task_id]
+            # Sending may add more: whoever ends a chord stores the failures of what will not run.
+            while self._waiting:
+                self._send_waiting()
             self._told.clear()
+
+    def _send_waiting(self) -> None:
+        with self._adding:
+            batch, self._waiting = self._waiting, []
+            size, self._size = self._size, 0
+        try:
+            self._send(batch)
+        except BaseException as exc:
+            with self._adding:
+                self._waiting[:0] = batch
+                self._size += size
+            self._tell(batch, exc)
+            raise
+        with self._adding:
+            for item in batch:
+                left = self._ids[item.task_id] - 1
+                if left:
+                    self._ids[item.task_id] = left
+                else:
+                    del self._ids[item.task_id]
 
     def _tell(self, batch: Sequence[Deferred], exc: BaseException) -> None:
         """Log each result that could not be stored, once."""

@@ -263,6 +263,23 @@ def test_nothing_is_sent_when_nothing_waits() -> None:
     ResultWriter(store.send).flush()
 
 
+def test_what_is_added_while_results_are_stored_is_stored_too() -> None:
+    stored: list[str] = []
+
+    def send(batch: list[Deferred]) -> None:
+        stored.extend(item.task_id for item in batch)
+        if stored == ["a", "b"]:
+            writer.add(deferred("c"))  # as the end of a chord does, for what will not run
+
+    writer = ResultWriter(send)
+    writer.add(deferred("a"))
+    writer.add(deferred("b"))
+    writer.flush()
+
+    assert stored == ["a", "b", "c"]
+    assert not writer.pending
+
+
 def test_a_failed_flush_loses_nothing_and_keeps_the_order() -> None:
     store = Store()
     writer = ResultWriter(store.send)
