@@ -10,11 +10,12 @@ from datetime import timedelta
 from typing import Any
 
 from celery_clone import states
+from celery_clone.backends import stand_ins
 from celery_clone.canvas import chord as make_chord
 from celery_clone.canvas import chunks as make_chunks
 from celery_clone.canvas import group as make_group
 from celery_clone.canvas import maybe_signature, signature
-from celery_clone.exceptions import ChordError, Retry, TimeoutError
+from celery_clone.exceptions import ChordError, Ignore, Retry, TimeoutError
 from celery_clone.result import allow_join_result, result_from_tuple
 from celery_clone.utils.log import get_logger
 
@@ -179,6 +180,22 @@ def add_unlock_chord_task(app: Any) -> Any:
             fail_chord(app, body, f"Callback error: {exc!r}", exc)
 
     return unlock_chord
+
+
+@builtin
+def add_stored_body_task(app: Any) -> Any:
+    """Sends a body that was too large to travel; it is real Celery's workers that send the stand-in itself."""
+
+    @app.task(name=stand_ins.TASK, shared=False, lazy=False, bind=True)
+    def stored_body(self: Any, values: Any, group_id: str) -> None:
+        stand_in = self.s(group_id=group_id)
+        body = stand_ins.body_for(app.backend, stand_in)
+        # It has the id of this run: whoever waits for the body waits for it by that.
+        body.apply_async((values,), add_to_parent=False)
+        stand_ins.let_go(app.backend, stand_in)
+        raise Ignore(f"{body.task} was sent in the place of its stand-in")
+
+    return stored_body
 
 
 @builtin

@@ -1368,6 +1368,12 @@ class Extras(SettingsTable):
         False,
         doc="Share one result backend between all threads instead of making one for each.",
     )
+    result_chord_embed_limit: int | None = setting(
+        8192,
+        doc="Largest body of a chord, in bytes, that travels with each member of the header. A larger one is "
+        "kept once in the result store, if that is one of keys and values, and a small stand-in travels in "
+        "its place. `None`: bodies always travel; set that where bodies are run by real Celery's workers.",
+    )
     beat_executable: str | None = setting(
         None,
         doc="Python program to run a detached `celery beat` with.",

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 from celery_clone._state import _task_stack, current_app
-from celery_clone.canvas import _chain, chunks, group, signature, xmap, xstarmap
+from celery_clone.canvas import _chain, chunks, signature, xmap, xstarmap
+from celery_clone.canvas.chain import ends_in_group, followed
+from celery_clone.canvas.stamping import inherit_stamps
 from celery_clone.exceptions import (
     Ignore,
     ImproperlyConfigured,
@@ -583,7 +585,7 @@ class Task:
             return dispatcher.send(type_, uuid=request.id, retry=retry, retry_policy=retry_policy, **fields)
 
     def replace(self, sig: Any) -> Any:
-        """End the run and let *sig* take its place, with its id, callbacks and chord.
+        """End the run and let *sig* take its place, with its id, callbacks, chord and stamps.
 
         Raises:
             Ignore: always, outside eager runs; it ends the run.
@@ -597,13 +599,11 @@ class Task:
             )
         if isinstance(sig, _chain) and not getattr(sig, "tasks", True):
             raise ImproperlyConfigured("Cannot replace with an empty chain. Return a value instead.")
-        accumulate = self.app.tasks["celery.accumulate"]
-        if isinstance(sig, group):
-            # A group has no end of its own to hang callbacks on: make it a chord.
-            sig |= accumulate.s(index=0)
-        if isinstance(sig, _chain) and isinstance(sig.tasks[-1], group):
-            sig.tasks = list(sig.tasks)
-            sig.tasks[-1] |= accumulate.s(index=0)
+        if ends_in_group(sig):
+            # A group has no end of its own, to have an id and to hang callbacks on: follow it by one.
+            sig = followed(sig, self.app.tasks["celery.accumulate"].s(index=0))
+        if request.stamps:
+            inherit_stamps(sig, {name: request.stamps.get(name) for name in request.stamped_headers or ()})
         for callback in maybe_list(request.callbacks) or []:
             sig.link(callback)
         for errback in maybe_list(request.errbacks) or []:
@@ -686,7 +686,8 @@ class Task:
     def on_replace(self, sig: Any) -> Any:
         """Called by :meth:`replace` with the finished replacement; sends it and ends the run."""
         if self.request.is_eager:
-            return sig.apply().get()
+            # It was run here and now: there is nothing to wait for.
+            return sig.apply().get(disable_sync_subtasks=False)
         sig.delay()
         return self._replaced()
 

@@ -32,7 +32,6 @@ from celery_clone.exceptions import (
     TaskRevokedError,
     TimeoutError,
 )
-from celery_clone.execution.context import Context
 from celery_clone.message import codec
 from celery_clone.result import ResultBase
 from celery_clone.utils.collections import BufferMap
@@ -42,7 +41,7 @@ from celery_clone.utils.serialization import get_pickleable_exception, get_pickl
 from celery_clone.utils.suggest import hint
 from celery_clone.utils.time import get_exponential_backoff_interval
 
-from . import chords, failures
+from . import failures, stand_ins, unrun
 from .asynchronous import PendingResults
 
 if TYPE_CHECKING:
@@ -258,7 +257,10 @@ class Backend:
         state: str = states.REVOKED,
     ) -> None:
         """The task was revoked and will not run."""
-        self._end(task_id, TaskRevokedError(reason), state, None, request, store_result)
+        error = TaskRevokedError(reason)
+        self._end(task_id, error, state, None, request, store_result)
+        if request:
+            self._fail_chain(getattr(request, "chain", None), error, None, store_result=store_result, state=state)
 
     def mark_as_retry(
         self,
@@ -288,25 +290,8 @@ class Backend:
         state: str = states.FAILURE,
     ) -> None:
         """The steps that would have followed a failed task fail with it, so that nobody waits for them."""
-        steps: deque[Any] = deque(chain if isinstance(chain, (list, tuple, deque)) else ())
-        while steps:
-            step = steps.popleft()
-            options = step.get("options") or {}
-            request = Context(step)
-            request.update(options)
-            request.id, request.group = options.get("task_id"), options.get("group_id")
-            in_chord = bool(options.get("chord"))
-            # Looked up for members of chords alone: plain chains work without a result store.
-            counted = in_chord and request.id is not None and self.get_state(request.id) in states.PROPAGATE_STATES
-            if store_result and state in states.PROPAGATE_STATES and request.id is not None:
-                self.store_result(request.id, exc, state, traceback=traceback, request=request)
-            if in_chord and not counted:
-                self.on_chord_part_return(request, state, exc)
-            if step.get("subtask_type") == "chord":
-                # Who waits for a chord waits for its body.
-                body = (step.get("kwargs") or {}).get("body")
-                if body is not None:
-                    steps.append(body)
+        steps = chain if isinstance(chain, (list, tuple, deque)) else ()
+        unrun.fail_followers(self, steps, exc, traceback, state=state, store_result=store_result)
 
     def _call_task_errbacks(self, request: Any, exc: Any, traceback: str | None) -> None:
         failures.call_errbacks(self.app, request, exc, traceback)
@@ -314,7 +299,7 @@ class Backend:
     def chord_error_from_stack(self, callback: Any, exc: Any = None) -> ExceptionInfo | None:
         """The body *callback* of a chord will not run, because of *exc* (default: the current error)."""
         error: Any = sys.exc_info()[1] if exc is None else exc
-        return chords.fail_body(self, callback, error)
+        return unrun.fail_body(self, callback, error)
 
     def fail_from_current_stack(self, task_id: str, exc: Any = None) -> ExceptionInfo:
         """Store *exc* (default: the current error) as the failure of a task, with the current traceback."""
@@ -721,6 +706,10 @@ class Backend:
 
     def ensure_chords_allowed(self) -> None:
         """Raise :exc:`NotImplementedError` if the store cannot do chords."""
+
+    def body_to_send(self, group_id: str, body: Any) -> Any:
+        """What members of a chord are to carry: *body*, or for a large one a small signature in its place."""
+        return stand_ins.stand_in_for(self, group_id, body)
 
     def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
         """A chord is about to be sent; *header_result_args* are (group id, results of the header)."""

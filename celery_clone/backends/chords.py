@@ -1,4 +1,4 @@
-"""When a chord's body is sent, and what happens when it cannot be.
+"""When a chord's body is sent.  What happens when it cannot be is in ``unrun``.
 
 Used by the stores: ``redis`` and ``sqlite`` count the ends of a header in their own transactions,
 stores with a counter use :func:`part_returned`, all others the polling task
@@ -7,24 +7,20 @@ stores with a counter use :func:`part_returned`, all others the polling task
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
-
 from celery_clone import states
-from celery_clone.canvas import chord, group, maybe_signature
+from celery_clone.canvas import maybe_signature
 from celery_clone.exceptions import ChordError
 from celery_clone.result import GroupResult, allow_join_result
-from celery_clone.utils.functional import maybe_list
-from celery_clone.utils.ids import uuid
 from celery_clone.utils.log import get_logger
 
-from .failures import call_errbacks, chord_error, fake_request
+from .failures import chord_error
+from .stand_ins import body_for, let_go
 
 __all__ = (
     "dispatch",
-    "fail_body",
     "joined",
     "nested_values",
     "packed_part",
@@ -100,10 +96,12 @@ def joined(header: Any, timeout: float | None) -> list[Any]:
 def dispatch(backend: Any, group_id: str, body: Any, values: Sequence[Any]) -> None:
     """Send *body* with the values of the header; if that fails, end the chord with an error."""
     try:
-        body.delay(values)
+        body_for(backend, body).delay(values)
     except Exception as exc:
         logger.exception("Chord callback for %r raised: %r", group_id, exc)
         backend.chord_error_from_stack(body, chord_error(f"Callback error: {exc!r}", exc))
+    else:
+        let_go(backend, body)
 
 
 def part_returned(backend: Any, request: Any) -> None:
@@ -173,99 +171,3 @@ def finish_counted(backend: Any, group_id: str, header: Any, body: Any) -> None:
         backend.delete(backend.get_key_for_chord(group_id))
         for member in header.results:
             backend.expire(backend.get_key_for_task(member.id), backend.expires)
-
-
-# -- failing the body -------------------------------------------------------
-
-
-def fail_body(backend: Any, body: Any, exc: BaseException) -> ExceptionInfo | None:
-    """End a chord without running its body: error callbacks, state FAILURE, and all that waits for it."""
-    app = backend.app
-    task = app._tasks.get(body.task)
-    store = backend if task is None else task.backend
-    if isinstance(body, group):
-        info = fail_group(store, body, exc)
-    else:
-        if not body.id:
-            body.options["task_id"] = uuid()
-        options = body.options
-        request = fake_request(
-            options["task_id"],
-            **{
-                **body,
-                "errbacks": maybe_list(options.get("link_error")) or [],
-                "task_name": body.task,
-            },
-        )
-        try:
-            call_errbacks(app, request, exc, None)
-        except Exception as errback_error:  # noqa: BLE001 it becomes the error of the body
-            exc = errback_error
-        info = store.fail_from_current_stack(options["task_id"], exc=exc)
-        tell_outer_chord(store, body, exc)
-    store._fail_chain(body.options.get("chain"), exc)
-    return info
-
-
-def fail_group(store: Any, body: Any, exc: BaseException) -> ExceptionInfo | None:
-    """As :func:`fail_body`, for a body that is a group: each of its members fails."""
-    cause = exc.__cause__ if isinstance(exc, ChordError) and exc.__cause__ else exc
-    try:
-        frozen = body.freeze()
-        of_group = maybe_list(body.options.get("link_error")) or []
-        # Chords that wait for a member are told once all members are stored, so that none of them
-        # is found unfinished.
-        ends = list(ends_of(body))
-        for end, errbacks in ends:
-            unique: list[Any] = []
-            for errback in (*errbacks, *of_group):
-                if errback not in unique:
-                    unique.append(errback)
-            try:
-                request = fake_request(end.id, unique, task_name=end.task)
-                call_errbacks(store.app, request, cause, None)
-                store.fail_from_current_stack(end.id, exc=cause)
-            except Exception as fault:
-                logger.exception("Failed to handle chord error for task %s: %r", end.id, fault)
-        if frozen.id:
-            store.mark_as_failure(frozen.id, cause)
-        for end, _ in ends:
-            tell_outer_chord(store, end, cause)
-    except Exception as fault:
-        logger.exception("Failed to handle group chord error, falling back to single task handling: %r", fault)
-        info: ExceptionInfo = store.fail_from_current_stack(body.id, exc=exc)
-        return info
-    return None
-
-
-def ends_of(sig: Any) -> Iterator[tuple[Any, list[Any]]]:
-    """The signatures whose results are the result of *sig*, each with the error callbacks to call for it."""
-    own = maybe_list(sig.options.get("link_error")) or []
-    if isinstance(sig, group):
-        for member in sig.tasks:
-            for end, errbacks in ends_of(maybe_signature(member, app=sig._app)):
-                yield end, [*errbacks]
-    elif isinstance(sig, chord) and sig.body is not None:
-        for end, errbacks in ends_of(maybe_signature(sig.body, app=sig._app)):
-            yield end, [*own, *errbacks]
-    elif sig.get("subtask_type") == "chain" and sig.tasks:
-        for end, _ in ends_of(maybe_signature(sig.tasks[-1], app=sig._app)):
-            yield end, [*own]
-    else:
-        yield sig, own
-
-
-def tell_outer_chord(store: Any, sig: Any, exc: BaseException) -> None:
-    """*sig* will not run: if it is a member of a chord itself, that one counts it as failed."""
-    options = sig.options
-    if not options.get("chord"):
-        return
-    request = fake_request(
-        options.get("task_id"),
-        task_name=sig.task,
-        chord=options["chord"],
-        group=options.get("group_id"),
-        group_index=options.get("group_index"),
-        root_id=options.get("root_id"),
-    )
-    store.on_chord_part_return(request, states.FAILURE, exc)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from celery_clone import states
 from celery_clone.canvas.chord import chord, earliest, without_header_links
-from celery_clone.canvas.group import group, is_empty_group, is_lazy, single_member, without_placing
+from celery_clone.canvas.group import group, is_empty_group, read_generators, single_member, without_placing
 from celery_clone.canvas.signature import (
     Signature,
     app_of_any,
@@ -28,7 +28,7 @@ from celery_clone.result import EagerResult, allow_join_result
 from celery_clone.utils.functional import maybe_list
 from celery_clone.utils.objects import getitem_property
 
-__all__ = ("chain", "flatten", "freeze_backwards", "upgrade")
+__all__ = ("chain", "ends_in_group", "flatten", "followed", "freeze_backwards", "upgrade")
 
 #: Options of a chain that are for its first step: all but those that the chain itself acts on.
 NOT_FOR_FIRST_STEP = frozenset({"link", "link_error"})
@@ -72,24 +72,34 @@ def upgrade(steps: Iterable[Any]) -> list[Any]:
     """
     upgraded: list[Any] = []
     for step in steps:
-        if upgraded and _ends_in_group(upgraded[-1]):
-            upgraded[-1] = _followed(upgraded[-1], step)
+        if upgraded and ends_in_group(upgraded[-1]):
+            upgraded[-1] = followed(upgraded[-1], step)
         else:
             upgraded.append(step)
     return upgraded
 
 
-def _ends_in_group(step: Any) -> bool:
-    while isinstance(step, chord):
-        step = step.body
-    return isinstance(step, group)
+def ends_in_group(step: Any) -> bool:
+    """Does the signature end with several calls, so that none of them is its end?"""
+    while True:
+        if isinstance(step, chord) and step.body is not None:
+            step = step.body
+        elif isinstance(step, _chain) and step.tasks:
+            step = step.tasks[-1]
+        else:
+            return isinstance(step._unfolded(), group)
 
 
-def _followed(step: Any, following: Any) -> Any:
-    """Give the group, or the chord that ends in a group, with *following* as the last body."""
+def followed(step: Any, following: Any) -> Any:
+    """Give a signature that ends in a group with *following* as the last body."""
+    step = step._unfolded()
     if isinstance(step, group):
         return chord(step, body=following, app=step._app)
-    return step.with_body(_followed(step.body, following))
+    if isinstance(step, _chain):
+        *before, last = step.unchain_tasks()
+        options = {key: value for key, value in step.options.items() if key not in NOT_FOR_FIRST_STEP}
+        return _chain([*before, followed(last, following)], app=step._app, **options)
+    return step.with_body(followed(step.body, following))
 
 
 def freeze_backwards(
@@ -121,6 +131,14 @@ def freeze_backwards(
             )
         results.append(result)
     return results
+
+
+def _link_end(step: Any, callback: Any) -> None:
+    """Have a callback of the chain called when its last step has ended: that of a group, for each member."""
+    if isinstance(step, group):
+        step.append_to_list_option("link", callback)
+    else:
+        step.link(copied(callback))
 
 
 @Signature.register_type(name="chain")
@@ -253,7 +271,7 @@ class _chain(Signature):  # noqa: N801 (Celery's name, used for isinstance)
         if not steps:
             return None
         for callback in maybe_list(link) or ():
-            steps[0].link(copied(callback))
+            _link_end(steps[0], callback)
         first = steps.pop()
         # A new list: the options may be those of a whole group, whose members share them.
         options["chain"] = [*(options.get("chain") or ()), *steps]
@@ -293,7 +311,7 @@ class _chain(Signature):  # noqa: N801 (Celery's name, used for isinstance)
         if clone:
             # All but the first travel inside a message, where a generator cannot.
             for step in steps[1:]:
-                _read_generators(step)
+                read_generators(step)
         results = freeze_backwards(
             steps,
             app=app,
@@ -363,7 +381,7 @@ class _chain(Signature):  # noqa: N801 (Celery's name, used for isinstance)
             is_last = place == len(steps) - 1
             if is_last:
                 for callback in link:
-                    step.link(copied(callback))
+                    _link_end(step, callback)
             if result is not None:
                 args, kwargs = (result.get(disable_sync_subtasks=False),), None
             before, result = result, step.apply(args, kwargs, **options, **(last_only if is_last else {}))
@@ -384,23 +402,6 @@ class _chain(Signature):  # noqa: N801 (Celery's name, used for isinstance)
         if not tasks:
             return f"<{type(self).__name__}@{id(self):#x}: empty>"
         return shortened(tasks[0]["task"], " | ".join(map(repr, tasks)))
-
-
-def _read_generators(sig: Any) -> None:
-    """Put lists in the place of lazy members, wherever they are in *sig*."""
-    kind = sig.get("subtask_type")
-    if kind in ("group", "chain"):
-        if is_lazy(sig.tasks):
-            sig.tasks = list(sig.tasks)
-        for task in sig.tasks:
-            _read_generators(task)
-    elif kind == "chord":
-        if is_lazy(sig.tasks):
-            sig.tasks = list(sig.tasks)
-        for task in sig.tasks.tasks if isinstance(sig.tasks, group) else sig.tasks:
-            _read_generators(task)
-        if sig.body is not None:
-            _read_generators(sig.body)
 
 
 class chain(_chain):

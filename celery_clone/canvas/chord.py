@@ -322,7 +322,8 @@ class chord(Signature):
         without_header_links(body)
 
         header.id = group_id
-        _, member_results = header._freeze_group_tasks(group_id=group_id, chord=body, root_id=root_id)
+        carried = app.backend.body_to_send(group_id, body)
+        _, member_results = header._freeze_group_tasks(group_id=group_id, chord=carried, root_id=root_id)
         if header.tasks:
             app.backend.apply_chord(
                 (group_id, member_results), body, interval=interval, countdown=countdown, max_retries=max_retries
@@ -343,7 +344,7 @@ class chord(Signature):
                 kwargs,
                 producer,
                 group_id,
-                body,
+                carried,
             )
             header_result = header._sent(group_id, sent, add_to_parent)
         else:

@@ -6,9 +6,9 @@ several callbacks.  Owns how members are laid out flat, numbered, given ids and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_clone.canvas.counting import completions, counted_in
 from celery_clone.canvas.signature import (
@@ -29,7 +29,7 @@ from celery_clone.utils.objects import getitem_property
 if TYPE_CHECKING:
     from celery_clone.app.base import Celery
 
-__all__ = ("group", "is_empty_group", "is_lazy", "members_of", "single_member", "without_placing")
+__all__ = ("group", "is_empty_group", "is_lazy", "members_of", "read_generators", "single_member", "without_placing")
 
 #: Options that say which call it is and where it belongs; they are never handed on to members.
 PLACING = frozenset({"task_id", "group_id", "group_index", "chord", "root_id", "parent_id", "reply_to", "chain"})
@@ -71,6 +71,25 @@ def single_member(task: Any) -> Any:
     return task
 
 
+class Callbacks(NamedTuple):
+    """What is to be called for each member of a group."""
+
+    links: Sequence[Any]
+    errbacks: Sequence[Any]
+
+    def link_to(self, member: Any) -> None:
+        """Link copies of them to a member."""
+        for callback in self.links:
+            member.link(copied(callback))
+        for errback in self.errbacks:
+            member.link_error(copied(errback))
+
+
+def callbacks_in(options: dict[str, Any]) -> Callbacks:
+    """Take the callbacks out of the options of a group."""
+    return Callbacks(*(maybe_list(options.pop(key, None)) or () for key in ("link", "link_error")))
+
+
 def without_placing(options: Mapping[str, Any]) -> dict[str, Any]:
     """Give the options that a group hands on to its members."""
     return {key: value for key, value in options.items() if key not in PLACING}
@@ -79,14 +98,11 @@ def without_placing(options: Mapping[str, Any]) -> dict[str, Any]:
 def handed_down(parent: Any, member: Any) -> Any:
     """Give *member* as it is without the group around it: with that group's arguments and options."""
     options = without_placing(parent.options)
-    links, errbacks = options.pop("link", None), options.pop("link_error", None)
-    if not (options or links or errbacks or parent.args):
+    callbacks = callbacks_in(options)
+    if not (options or any(callbacks) or parent.args):
         return member
     member = member.clone(None if member.immutable else parent.args, **options)
-    for callback in maybe_list(links) or ():
-        member.link(copied(callback))
-    for errback in maybe_list(errbacks) or ():
-        member.link_error(copied(errback))
+    callbacks.link_to(member)
     return member
 
 
@@ -99,6 +115,19 @@ def members_of(tasks: Iterable[Any], app: Any) -> Iterator[Any]:
                 yield handed_down(member, inner)
         elif member.get("subtask_type") != "chain" or member.tasks:
             yield member
+
+
+def read_generators(sig: Any) -> None:
+    """Put lists in the place of lazy members, wherever they are in *sig*."""
+    kind = sig.get("subtask_type")
+    if kind not in ("group", "chain", "chord"):
+        return
+    if is_lazy(sig.tasks):
+        sig.tasks = list(sig.tasks)
+    for task in sig.tasks.tasks if isinstance(sig.tasks, group) else sig.tasks:
+        read_generators(task)
+    if kind == "chord" and sig.body is not None:
+        read_generators(sig.body)
 
 
 @Signature.register_type()
@@ -224,11 +253,14 @@ class group(Signature):
         if not self.tasks:
             return self.freeze()
         group_id, options = self._sending_options(options)
+        callbacks = callbacks_in(options)
         args = (*(args or ()), *self.args)
-        return self.app.GroupResult(
-            group_id,
-            [member.clone().apply(args=args, kwargs=kwargs, **options) for member in members_of(self.tasks, self._app)],
-        )
+        results = []
+        for member in members_of(self.tasks, self._app):
+            member = member.clone()
+            callbacks.link_to(member)
+            results.append(member.apply(args=args, kwargs=kwargs, **options))
+        return self.app.GroupResult(group_id, results)
 
     # -- ids
 
@@ -303,6 +335,8 @@ class group(Signature):
         index = first_index
         for member in members_of(tasks, self._app):
             member = member.clone()
+            # Now, before the next member is asked for: a generator's expressions see what is then.
+            read_generators(member)
             result = member.freeze(
                 group_id=group_id, chord=chord, root_id=root_id, parent_id=parent_id, group_index=index
             )
@@ -367,7 +401,7 @@ def _send_members(
     *chord* is the body that waits for the members, if they are a header; the store is told their
     number before the last of them leaves, since only then is a generator's length known.
     """
-    callbacks = {key: maybe_list(options.pop(key, None)) or () for key in ("link", "link_error")}
+    callbacks = callbacks_in(options)
     options.pop("chord", None)
     results: list[Any] = []
     size = 0
@@ -377,10 +411,7 @@ def _send_members(
             size += completions(member)
             if body is not None and following is None and counted_in(member) == group_id:
                 app.backend.set_chord_size(group_id, size)
-            for callback in callbacks["link"]:
-                member.link(copied(callback))
-            for errback in callbacks["link_error"]:
-                member.link_error(copied(errback))
+            callbacks.link_to(member)
             member.apply_async(
                 args=args, kwargs=kwargs, producer=common_producer, add_to_parent=False, chord=body, **options
             )

@@ -17,7 +17,7 @@ from celery_clone.canvas.group import group, is_lazy
 from celery_clone.canvas.signature import Signature, copied, maybe_signature
 from celery_clone.utils.functional import maybe_list
 
-__all__ = ("StampingVisitor", "combined", "stamp", "stamp_links")
+__all__ = ("StampingVisitor", "combined", "inherit_stamps", "stamp", "stamp_links")
 
 NAMES = "stamped_headers"
 
@@ -136,6 +136,21 @@ def stamp(sig: Any, visitor: Any, append: bool, headers: Mapping[str, Any]) -> A
             walk(sig, visitor, append, dict(headers))
             break
     return sig
+
+
+class _Inheritance(StampingVisitor):
+    """Gives each call the stamps that it has none of its own for."""
+
+    def __init__(self, stamps: Mapping[str, Any]) -> None:
+        self._stamps = stamps
+
+    def on_signature(self, sig: Any, **headers: Any) -> Stamps:
+        return {name: value for name, value in self._stamps.items() if name not in sig.options}
+
+
+def inherit_stamps(sig: Any, stamps: Mapping[str, Any]) -> None:
+    """Stamp all calls in *sig* with *stamps*, but leave the stamps that they have as they are."""
+    stamp(sig, _Inheritance(stamps), False, {})
 
 
 def _stamp_task(sig: Any, visitor: Any, append: bool, headers: Stamps) -> None:

@@ -196,13 +196,22 @@ def test_link_is_called_after_the_last_step_and_link_error_after_any(tasks: Simp
     assert [link["args"] for link in last["options"]["link_error"]] == [("bad",)]
 
 
-def test_link_of_a_chain_that_ends_in_a_group_is_called_once(tasks: SimpleNamespace, sent: list[Any]) -> None:
+def test_link_of_a_chain_that_ends_in_a_group_is_called_with_the_value_of_each_member(
+    tasks: SimpleNamespace, sent: list[Any]
+) -> None:
     chain(tasks.add.s(1, 1), group(tasks.add.s(2), tasks.add.s(3))).apply_async(link=tasks.tell.s("ok"))
 
     (last,) = sent[0].embed["chain"]
-    first, second = last["kwargs"]["tasks"]
-    assert len(first["options"]["link"]) == 1 and "link" not in second["options"]
-    assert "link" not in last["options"]
+    (callback,) = last["options"]["link"]
+    assert callback["task"] == tasks.tell.name and not callback["immutable"]
+
+
+def test_link_of_a_chain_that_ends_in_a_group_is_called_for_each_member_here_too(
+    eager: Celery, tasks: SimpleNamespace
+) -> None:
+    chain(tasks.add.s(1, 1), group(tasks.add.s(2), tasks.add.s(3))).apply_async(link=tasks.tell.s("ok"))
+
+    assert tasks.told == [(4, "ok"), (5, "ok")]
 
 
 def test_what_followed_already_follows_after(tasks: SimpleNamespace, sent: list[Any]) -> None:
