@@ -119,7 +119,7 @@ def test_four_competing_consumers_lose_and_double_nothing(run, connection, tasks
     for consumer in consumers:
         assert consumer.line() == ["ready"]
 
-    for number in range(2000):
+    for number in range(1000):
         send(connection, number)
     for number in range(4):
         send(connection, -1 - number, task="end")
@@ -128,7 +128,7 @@ def test_four_competing_consumers_lose_and_double_nothing(run, connection, tasks
         send(connection, -9, task="end")
 
     taken = [number for consumer in consumers for number in consumer.line()[1:]]
-    assert sorted(int(number) for number in taken if int(number) >= 0) == list(range(2000))
+    assert sorted(int(number) for number in taken if int(number) >= 0) == list(range(1000))
 
 
 @pytest.mark.chaos
