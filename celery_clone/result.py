@@ -107,7 +107,7 @@ def _read_ends(results: Iterable[Any]) -> set[str]:
         return set()
     backend = next(iter(unknown.values())).backend
     read_many = getattr(backend, "get_many", None)
-    if read_many is None or not backend.supports_native_join:
+    if read_many is None or not (backend.supports_native_join or getattr(backend, "reads_many", False)):
         return set()
     asked = {task_id for task_id, result in unknown.items() if result.backend is backend}
     for task_id, meta in read_many(set(asked), max_iterations=1, interval=0):
@@ -872,7 +872,10 @@ class ResultSet(ResultBase):
             on_interval = self._watch_parents(on_interval)
         deadline = _Deadline(timeout)
         values: list[Any] = []
-        for result in self.results:
+        for place, result in enumerate(self.results):
+            if isinstance(result, AsyncResult) and result._cache is None:
+                # One question for all that have ended meanwhile, where the store can answer it.
+                _read_ends(self.results[place:])
             value = result.get(
                 timeout=deadline.remaining(),
                 propagate=propagate,

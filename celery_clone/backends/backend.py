@@ -157,6 +157,9 @@ class Backend:
     #: Does it give back arbitrary bytes unchanged?
     supports_result_compression = False
 
+    #: May one instance be used by all threads?  If not, the app makes one for each.
+    thread_safe: bool = False
+
     #: Do results outlive the store's processes?
     persistent: bool = True
 
@@ -200,8 +203,7 @@ class Backend:
         self.max_sleep_between_retries_ms = conf.get("result_backend_max_sleep_between_retries_ms", 10000)
         self.base_sleep_between_retries_ms = conf.get("result_backend_base_sleep_between_retries_ms", 10)
         self.max_retries = conf.get("result_backend_max_retries", float("inf"))
-        #: May one instance be used by all threads?  If not, the app makes one for each.
-        self.thread_safe: bool = conf.get("result_backend_thread_safe", False)
+        self.thread_safe = self.thread_safe or conf.get("result_backend_thread_safe", False)
         self._pending_results: Any = PendingResults()
         self._pending_messages: Any = BufferMap(MESSAGE_BUFFER_MAX)
         self.url = url

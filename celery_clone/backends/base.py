@@ -74,10 +74,7 @@ class DisabledBackend(BaseBackend):
     """The store of apps that have none: keeps nothing, and says so when it is asked."""
 
     _cache: Any = {}
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.thread_safe = True
+    thread_safe = True
 
     def store_result(self, *args: Any, **kwargs: Any) -> None:
         """Keep nothing."""

@@ -219,6 +219,7 @@ class CacheBackend(KeyValueStoreBackend):
     """
 
     servers: list[str] | None = None
+    thread_safe = True
     supports_autoexpire = True
     supports_native_join = True
     implements_incr = True
@@ -246,7 +247,6 @@ class CacheBackend(KeyValueStoreBackend):
             message = UNKNOWN_BACKEND.format(self.backend, ", ".join(backends))
             raise ImproperlyConfigured(message + hint(self.backend, backends)) from None
         self._encode_prefixes()
-        self.thread_safe = True
         self._begin()
 
     def _begin(self) -> None:

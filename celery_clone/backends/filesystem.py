@@ -48,6 +48,10 @@ class FilesystemBackend(KeyValueStoreBackend):
     """
 
     supports_result_compression = True
+    # Files are opened anew each time: there is nothing that threads could share.
+    thread_safe = True
+    #: The states of many tasks are read together, though members are waited for in turn, as in Celery.
+    reads_many = True
 
     def __init__(
         self,
@@ -68,8 +72,6 @@ class FilesystemBackend(KeyValueStoreBackend):
         self.sep = sep.encode(encoding)
         self.open = open
         self.unlink = unlink
-        # Files are opened anew each time: there is nothing that threads could share.
-        self.thread_safe = True
         self._do_directory_test(b".fs-backend-" + uuid().encode(encoding))
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:

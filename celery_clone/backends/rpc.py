@@ -699,7 +699,7 @@ class RPCBackend(Backend, AsyncBackendMixin):
         """Not possible with messages."""
         raise NotImplementedError(E_STAYS_MESSAGES.format("reload_task_result"))
 
-    def reload_group_result(self, group_id: str) -> Any:
+    def reload_group_result(self, task_id: str) -> Any:
         """Not possible with messages."""
         raise NotImplementedError(E_STAYS_MESSAGES.format("reload_group_result"))
 

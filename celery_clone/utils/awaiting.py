@@ -128,7 +128,8 @@ def look(results: Sequence[Any]) -> None:
     if not results:
         return
     backend = results[0].backend
-    if len(results) > 1 and backend.supports_native_join and hasattr(backend, "get_many"):
+    at_once = backend.supports_native_join or getattr(backend, "reads_many", False)
+    if len(results) > 1 and at_once and hasattr(backend, "get_many"):
         by_id: dict[str, list[Any]] = {}
         for result in results:
             by_id.setdefault(result.id, []).append(result)

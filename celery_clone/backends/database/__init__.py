@@ -86,9 +86,10 @@ class DatabaseBackend(BaseBackend):
 
     #: Seconds between the passes over the members of a group.
     subpolling_interval = 0.5
+    thread_safe = True
 
-    supports_native_join = True
-    supports_result_compression = True
+    #: The states of many tasks are read with one query, though members are waited for in turn, as in Celery.
+    reads_many = True
 
     task_cls: Any = Task
     taskset_cls: Any = TaskSet
@@ -120,7 +121,6 @@ class DatabaseBackend(BaseBackend):
             engine_callback(kwargs.get("engine_callback", conf.database_engine_callback)),
             tuple(dict.fromkeys((self.task_cls.metadata, self.taskset_cls.metadata))),
         )
-        self.thread_safe = True
         self._writer: ResultWriter | None = None
         # A mistake in the URL is told now, not with the first result.
         self.session_manager.get_engine(self.url, short_lived_sessions=self.short_lived_sessions, **self.engine_options)

@@ -48,6 +48,7 @@ class SQLiteBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
     ResultConsumer = ResultConsumer
 
     keeps_unexpected = False
+    thread_safe = True
     supports_native_join = True
     supports_autoexpire = True
     supports_failure_expires = True
@@ -70,7 +71,6 @@ class SQLiteBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         self.failure_expires = (
             self.expires if failure_expires is None else self.prepare_expires(failure_expires, expires_type)
         )
-        self.thread_safe = True
         self.result_consumer = self.ResultConsumer(
             self, self.app, self.accept, self._pending_results, self._pending_messages
         )

@@ -250,16 +250,6 @@ def test_times_are_utc_whatever_the_zone_of_the_app_is(make_app: MakeApp) -> Non
     assert abs(done - datetime.now(timezone.utc).replace(tzinfo=None)) < timedelta(minutes=1)
 
 
-def test_results_are_compressed(make_app: MakeApp, database: sa.Engine) -> None:
-    app = make_app(result_compression="gzip")
-
-    app.backend.mark_as_done("a", "x" * 10_000)
-
-    assert app.AsyncResult("a").get(timeout=1) == "x" * 10_000
-    with database.connect() as connection:
-        assert len(connection.execute(sa.text("SELECT result FROM celery_taskmeta")).scalar_one()) < 1000
-
-
 def test_pickles_of_older_versions_are_read_where_pickles_are_allowed(make_app: MakeApp, database: sa.Engine) -> None:
     app = make_app()
     app.backend.mark_as_done("a", 1)
