@@ -98,6 +98,7 @@ class Actor:
 
     def clean_up(self, argument: str, job: frames.Job) -> str:
         try:
+            Path(argument).write_text("to be cleaned")
             time.sleep(30)
         finally:
             Path(argument).write_text("cleaned")

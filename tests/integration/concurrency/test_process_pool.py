@@ -250,6 +250,7 @@ def test_term_lets_the_task_clean_up_and_shows_in_the_exit_status(bench, tmp_pat
     mark = tmp_path / "mark"
     (seq,) = one.submit(f"clean_up:{mark}")
     pid = one.begun(seq)
+    one.serve_until(mark.exists)
     assert one.pool.kill(seq, signal.SIGTERM)
     one.ended([seq])
     assert one.final(seq) == Lost(seq, pid, -signal.SIGTERM)
@@ -675,13 +676,13 @@ def test_stop_with_a_deadline_kills_what_is_still_running(bench, tmp_path):
     one = bench(2)
     mark = tmp_path / "mark"
     seqs = one.submit(f"clean_up:{mark}", "echo:x")
-    one.begun(seqs[0])
+    one.serve_until(mark.exists)
     one.ended(seqs[1:])
     since = time.monotonic()
     one.pool.stop(deadline=0.2)
     assert 0.2 <= time.monotonic() - since < 2
     assert one.final(seqs[0]).exitcode == -signal.SIGTERM
-    assert mark.exists()
+    assert mark.read_text() == "cleaned"
 
 
 def test_stop_kills_a_child_that_ignores_term(bench):
