@@ -22,6 +22,7 @@ from celery_clone.canvas.signature import (
     copied,
     is_several,
     maybe_signature,
+    options_copied,
     shortened,
 )
 from celery_clone.result import EagerResult, allow_join_result
@@ -180,7 +181,7 @@ class _chain(Signature):  # noqa: N801 (Celery's name, used for isinstance)
         tasks = [maybe_signature(task, clone=True) for task in self.tasks]
         if tasks and kwargs:
             tasks[0] = tasks[0].clone(None, kwargs)
-        return self._twin(tuple(args), {"tasks": tasks}, copied(options))
+        return self._twin(tuple(args), {"tasks": tasks}, options_copied(options))
 
     def unchain_tasks(self) -> list[Any]:
         """Give copies of the steps that stand for the whole chain.

@@ -20,6 +20,7 @@ from celery_clone.canvas.signature import (
     copied,
     is_several,
     maybe_signature,
+    options_copied,
     shortened,
 )
 from celery_clone.result import allow_join_result
@@ -171,7 +172,7 @@ class chord(Signature):
             if part in kwargs:
                 parts[part] = kwargs.pop(part)
         parts["kwargs"] = {**(self.kwargs.get("kwargs") or {}), **kwargs}
-        return self._twin(tuple(args), parts, copied(options))
+        return self._twin(tuple(args), parts, options_copied(options))
 
     def _header_copied(self) -> Any:
         header = self.tasks
@@ -182,7 +183,7 @@ class chord(Signature):
 
     def with_body(self, body: Any) -> Any:
         """Give a chord of the same header with another body; the members of the header are shared."""
-        return self._twin(tuple(self.args), {**self.kwargs, "body": body}, copied(self.options))
+        return self._twin(tuple(self.args), {**self.kwargs, "body": body}, options_copied(self.options))
 
     # -- ids
 

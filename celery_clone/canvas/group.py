@@ -19,6 +19,7 @@ from celery_clone.canvas.signature import (
     copied,
     is_several,
     maybe_signature,
+    options_copied,
     shortened,
 )
 from celery_clone.result import GroupResult
@@ -180,7 +181,7 @@ class group(Signature):
             tasks: Any = regen(maybe_signature(task, clone=True).clone(None, kwargs) for task in self.tasks)
         else:
             tasks = type(self.tasks)(maybe_signature(task).clone(None, kwargs) for task in self.tasks)
-        return self._twin(tuple(args), {"tasks": tasks}, copied(options))
+        return self._twin(tuple(args), {"tasks": tasks}, options_copied(options))
 
     def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> Any:
         """Give the members countdowns of *start*, *start + step*… seconds, at most *stop*."""

@@ -58,6 +58,15 @@ def copied(value: Any) -> Any:
     return value
 
 
+def options_copied(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy sending options; but the body of the chord that waits for a call is shared.
+
+    Nobody changes it there, and within bodies there are members with bodies again: to copy them all
+    takes a time that doubles with every level of nesting.
+    """
+    return {key: each if type(each) in _PLAIN or key == "chord" else copied(each) for key, each in options.items()}
+
+
 def as_signature(value: Any, app: Any = None, *, taker: str) -> Any:
     """Give *value* as a signature; *taker* says in the error who wanted one."""
     if isinstance(value, Signature) or isinstance(value, abstract.CallableSignature):  # noqa: SIM101 (fast first)
@@ -293,10 +302,10 @@ class Signature(dict[str, Any]):
             twin.update(self)
             twin["args"] = tuple(args)
             twin["kwargs"] = dict(kwargs)
-            twin["options"] = copied(options) if options else {}
+            twin["options"] = options_copied(options) if options else {}
             twin._app, twin._type = self._app, self._type
             return twin
-        return self._twin(tuple(args), dict(kwargs), copied(options))
+        return self._twin(tuple(args), dict(kwargs), options_copied(options))
 
     def partial(self, args: Any = None, kwargs: Any = None, **opts: Any) -> Any:
         """Old name of :meth:`clone`."""
