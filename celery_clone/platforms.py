@@ -73,6 +73,7 @@ __all__ = (
     "ignore_errno",
     "fd_by_path",
     "isatty",
+    "is_running",
 )
 
 SignalHandler: TypeAlias = "Callable[[int, FrameType | None], Any] | int | _signal.Handlers | None"
@@ -272,7 +273,7 @@ class Pidfile:
         if not pid or pid == os.getpid():
             self.remove()
             return True
-        if _process_answers(pid):
+        if is_running(pid):
             return False
         print("Stale pidfile exists - Removing it.", file=sys.stderr)
         self.remove()
@@ -296,11 +297,16 @@ class Pidfile:
 PIDFile = Pidfile
 
 
-def _process_answers(pid: int) -> bool:
+#: States of processes that have ended and only wait for their parent to notice.
+_ENDED_STATES = frozenset("ZX")
+
+
+def is_running(pid: int) -> bool:
     """Tell whether a process of ours has that id.
 
     One that we may not signal belongs to another user, so it is not the one
-    that wrote our file: the id was used again.
+    that wrote our file: the id was used again.  A zombie has ended; in a
+    container there may be nobody to take it away.
     """
     try:
         os.kill(pid, 0)
@@ -308,7 +314,12 @@ def _process_answers(pid: int) -> bool:
         return error.errno not in (errno.ESRCH, errno.EPERM)
     except SystemError:  # Windows, no such process
         return False
-    return True
+    try:
+        with open(f"/proc/{pid}/stat", errors="replace") as file:
+            state = file.read().rpartition(")")[2].split()[:1]
+    except OSError:  # no such file system, or the process has just ended
+        return True
+    return not _ENDED_STATES.intersection(state)
 
 
 def create_pidlock(pidfile: str | os.PathLike[str]) -> Pidfile:

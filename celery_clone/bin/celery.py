@@ -49,6 +49,7 @@ COMMANDS: Mapping[str, Place] = MappingProxyType(
         ),
         "list": Place("celery_clone.bin.list:list_", "Get info from broker."),
         "logtool": Place("celery_clone.bin.logtool:logtool", "Read the log files of workers."),
+        "multi": Place("celery_clone.bin.multi:multi", "Start multiple worker instances."),
         "purge": Place("celery_clone.bin.purge:purge", "Erase all messages from all known task queues."),
         "report": Place("celery_clone.bin.report:report", "Show versions and settings, for a bug report."),
         "result": Place("celery_clone.bin.result:result", "Print the return value for a given task id."),

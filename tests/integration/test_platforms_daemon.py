@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from celery_clone.platforms import is_running
 from tests.support.wait import wait_until
 
 PROGRAM = """
@@ -65,3 +66,15 @@ def test_a_second_daemon_does_not_start_beside_the_first(daemon):
     )
     assert second.returncode == os.EX_CANTCREAT
     assert f"(pid: {pid})" in second.stderr
+
+
+def test_a_process_that_has_ended_does_not_run_even_if_nobody_took_it_away():
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        assert is_running(process.pid)
+        process.kill()
+        wait_until(lambda: not is_running(process.pid), 10)
+        os.kill(process.pid, 0)  # it is there still
+    finally:
+        process.wait()
+    assert not is_running(process.pid)
