@@ -223,6 +223,11 @@ class EventDispatcher:
                         self._publish(batch, self.producer, f"{group}.multi")
                         del events[: len(batch)]
 
+    @property
+    def unsent(self) -> int:
+        """How many events could not be sent and wait for a better connection."""
+        return len(self._unsent)
+
     def extend_buffer(self, other: EventDispatcher) -> None:
         """Take over what *other* could not send."""
         self._unsent.extend(other._unsent)

@@ -126,9 +126,10 @@ class AmqpSource:
         self._queues[name].consume(consumer_tag=tag, callback=self._on_message, no_ack=False)
 
     def _cancel(self, name: str) -> None:
-        """Cancel the consumer of one queue; what the broker sent before it knew is still taken."""
+        """Cancel the consumer of one queue."""
         tag = self._consumers.pop(name)
-        self.channel.basic_cancel(tag)
+        # Without waiting: the broker may have stopped answering, and what still comes is given back.
+        self.channel.basic_cancel(tag, nowait=True)
         del self._load[tag], self._tags[tag]
 
     def _on_message(self, message: Any) -> None:
@@ -364,6 +365,8 @@ class AmqpSource:
                     self.channel.close()
         except errors:
             logger.debug("The connection broke before the channel was closed.", exc_info=True)
+            # A broker that did not answer is asked nothing more: what follows would wait as long.
+            self.connection.collect()
         finally:
             self._arrived.clear()
             tap, self._tap = self._tap, None

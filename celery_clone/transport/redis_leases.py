@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
+from celery_clone.transport.waits import REPLY_TIMEOUT_S
 from celery_clone.utils.log import get_logger
 
 if TYPE_CHECKING:
     from celery_clone.message.delivery import Delivery
 
-__all__ = ("LEASE_S", "REPLY_TIMEOUT_S", "Held", "Keeper")
+__all__ = ("LEASE_S", "Held", "Keeper")
 
 logger = get_logger(__name__)
 
 LEASE_S = 10.0
 """Default of the transport option ``lease``: seconds for which a claim is safe without renewal."""
-
-REPLY_TIMEOUT_S = 15.0
-"""How long a server may take to answer a command before the connection counts as broken."""
 
 
 class Held:

@@ -33,8 +33,9 @@ from celery_clone.transport.redis_layout import (
     redelivered,
     restorable,
 )
-from celery_clone.transport.redis_leases import LEASE_S, REPLY_TIMEOUT_S, Held, Keeper
+from celery_clone.transport.redis_leases import LEASE_S, Held, Keeper
 from celery_clone.transport.redis_wakeup import POLL_S, Bell
+from celery_clone.transport.waits import CLOSING_TIMEOUT_S, REPLY_TIMEOUT_S
 from celery_clone.utils.log import get_logger
 
 if TYPE_CHECKING:
@@ -418,15 +419,23 @@ class RedisSource:
 
         Raises the first error among the replies after all of them were read, and connection errors at once.
         """
-        if self._redis is None:
-            self._redis = self._connect()
-        replies = self.talk(self._redis, commands)
-        unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:
-            self.talk(self._redis, [pack("SCRIPT", "LOAD", script.text) for script in SCRIPTS])
-            again = self.talk(self._redis, [commands[at] for at in unknown])
-            for at, reply in zip(unknown, again, strict=True):
-                replies[at] = reply
+        try:
+            if self._redis is None:
+                self._redis = self._connect()
+            replies = self.talk(self._redis, commands)
+            unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+            if unknown:
+                self.talk(self._redis, [pack("SCRIPT", "LOAD", script.text) for script in SCRIPTS])
+                again = self.talk(self._redis, [commands[at] for at in unknown])
+                for at, reply in zip(unknown, again, strict=True):
+                    replies[at] = reply
+        except (RedisError, OSError):
+            # Another source follows.  What this one still tries, to be rid of its acknowledgements, must not take long.
+            client, self._redis = self._redis, None
+            if client is not None:
+                client.disconnect()
+            self._timeouts = dict.fromkeys(self._timeouts, CLOSING_TIMEOUT_S)
+            raise
         for reply in replies:
             if isinstance(reply, ResponseError):
                 raise reply

@@ -16,6 +16,9 @@ __all__ = ("Heart",)
 
 DEFAULT_INTERVAL_S = 2.0
 
+AGAIN_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+"""The events' connection may be opened again for a beat, but the worker's loop may not wait for a broker."""
+
 
 class Heart:
     """Sends ``worker-online``, then ``worker-heartbeat`` every *interval* seconds, at last ``worker-offline``."""
@@ -39,6 +42,7 @@ class Heart:
             processed=state.all_total_count[0],
             loadavg=load_average(),
             retry=retry,
+            retry_policy=AGAIN_ONCE,
             **state.SOFTWARE_INFO,
         )
 

@@ -1,12 +1,13 @@
 """The broker goes away and comes back: workers are at work again in seconds, with nothing lost.
 
-``CHAOS_OUTAGE_S`` is how long the broker stays away each time, 3 seconds unless it says otherwise.
+``CHAOS_OUTAGE_S`` is how long the broker stays away each time, 2 seconds unless it says otherwise.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import signal
 import sqlite3
 import threading
 import time
@@ -26,15 +27,18 @@ from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
 
-OUTAGE_S = float(os.environ.get("CHAOS_OUTAGE_S", "3"))
-OUTAGES = 3
+OUTAGE_S = float(os.environ.get("CHAOS_OUTAGE_S", "2"))
+OUTAGES = 2
+"""One is a crash, one an orderly end."""
+
+QUEUES = ("busy", "idle")
 AGAIN_S = 5.0
 """Within so many seconds after the broker is back its messages must be run again."""
 
 PROJECT = """
 import json, os, time
 from pathlib import Path
-from celery_clone import Celery
+from celery_clone import Celery, bootsteps
 
 app = Celery("project", broker=os.environ["BROKER"], set_as_current=False)
 app.conf.broker_transport_options = json.loads(os.environ["BROKER_OPTIONS"])
@@ -46,6 +50,17 @@ def note(name, text):
         os.write(descriptor, f"{text}\\n".encode())
     finally:
         os.close(descriptor)
+
+class Counting(bootsteps.StartStopStep):
+    # Notes at each connection what waits in the hub of the worker.
+
+    requires = ("celery_clone.worker.consumer.tasks:Tasks",)
+
+    def start(self, c):
+        timers = sum(not row.entry.canceled for row in c.hub.timer._queue) if c.hub else 0
+        note("registered", f"{len(c.hub.on_tick) if c.hub else 0} {timers}")
+
+app.steps["consumer"].add(Counting)
 
 @app.task
 def early(number): note("early", f"{number} {time.time()}")
@@ -231,7 +246,7 @@ def test_connections_cut_again_and_again_lose_nothing(behind_proxy, record_prope
     worker = target.worker("-c", "2", "-n", "one@here")
     chance = random.Random(11)
     sent = cuts = 0
-    while cuts < 15:
+    while cuts < 10:
         for _ in range(10):
             try:
                 target.tasks.late.delay(sent, chance.choice([0.0, 0.0, 0.01]))
@@ -250,6 +265,17 @@ def test_connections_cut_again_and_again_lose_nothing(behind_proxy, record_prope
     doubled = sum(1 for count in target.runs("late").values() if count > 1)
     record_property("cuts", cuts)
     record_property("run_more_than_once", doubled)
+    assert worker.stop(10) == 0
+
+
+def test_a_connection_leaves_nothing_behind_in_the_hub_of_its_worker(behind_proxy):
+    proxy, target = behind_proxy
+    worker = target.worker("-c", "1")
+    for count in range(1, 4):
+        target.wait_for_lines("registered", count)
+        assert proxy.cut()
+    first, *later = target.wait_for_lines("registered", 4)
+    assert later == [first] * 3
     assert worker.stop(10) == 0
 
 
@@ -279,6 +305,39 @@ def test_a_warm_end_is_reached_although_the_broker_is_gone(behind_proxy):
     target.gate("gate")
     assert worker.wait(10) == 0
     assert len(target.lines("name.ended")) == 1
+
+
+@pytest.fixture
+def behind_silence(
+    request: pytest.FixtureRequest, served: str, targets: Callable[..., Target], proxy_to: Any, tmp_path: Path
+) -> Iterator[tuple[TcpProxy, Target]]:
+    """As before, with a little less patience, so that the test need not have it."""
+    patience = {"redis": "socket_timeout", "amqp": "read_timeout"}[served]
+    with open_arena(served, request.getfixturevalue, tmp_path) as arena:
+        port = urlsplit(arena.url).port
+        proxy = proxy_to(port)
+        url = arena.url.replace(f":{port}", f":{proxy.port}")
+        yield proxy, targets(served, url, publish_deadline=1, **{patience: 2})
+
+
+@pytest.mark.timeout(60)
+def test_a_broker_that_does_not_answer_holds_up_neither_a_producer_nor_the_end_of_a_worker(behind_silence):
+    proxy, target = behind_silence
+    busy, idle = (target.worker("-c", "1", "-Q", queue, "-n", f"{queue}@here", ready=False) for queue in QUEUES)
+    for worker in (busy, idle):
+        worker.wait_until_ready()
+    target.tasks.blocked.apply_async(("running", "gate"), queue="busy")
+    target.wait_for_lines("running")
+    proxy.hold()
+    busy.signal(signal.SIGTERM)
+    idle.signal(signal.SIGQUIT)
+    target.gate("gate")
+    since = time.monotonic()
+    with pytest.raises(OperationalError, match="within 1 s"):
+        target.tasks.early.delay(1)
+    assert time.monotonic() - since < 3
+    assert [worker.wait(20) for worker in (busy, idle)] == [0, 0]
+    assert len(target.lines("running.ended")) == 1
 
 
 @pytest.fixture(scope="module", params=EACH_WITH_TEXTS)

@@ -21,6 +21,13 @@ from celery_clone import bootsteps
 from celery_clone.app.trace import build_tracer
 from celery_clone.exceptions import InvalidTaskError, WorkerShutdown, WorkerTerminate
 from celery_clone.message import codec
+from celery_clone.transport.waits import (
+    CLOSING_TIMEOUT_S,
+    REPLY_TIMEOUT_S,
+    bound_waits,
+    expect_nothing,
+    prepare_waits,
+)
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.nodenames import gethostname
 from celery_clone.utils.saferepr import saferepr
@@ -33,6 +40,7 @@ from ..dispatch import Dispatcher
 from ..limits import RateBucket
 from ..request import Request
 from ..strategy import default as default_strategy
+from .connection import HubTraces
 
 __all__ = ("Consumer", "Evloop", "dump_body")
 
@@ -139,6 +147,7 @@ class Consumer:
         self.timer = timer
         self.hub = hub
         self.connection: Any = None
+        self.hub_traces: Any = None
         self.task_consumer: Any = None
         self.qos: Any = None
         self.qos_global: bool | None = None
@@ -253,9 +262,7 @@ class Consumer:
         """The connection was lost: this session is over, the books stay."""
         logger.warning("%s (%r)", CONNECTION_LOST, exc)
         logger.debug("Connection error: %r", exc, exc_info=exc)
-        connection = self.connection
-        if connection is not None:
-            self.ignoring_errors(connection.collect, socket_timeout=5)
+        self._collect_connection()
         if self.app.conf.worker_cancel_long_running_tasks_on_connection_loss:
             self._cancel_what_comes_again()
 
@@ -277,10 +284,14 @@ class Consumer:
 
     def let_go_of_connection(self) -> None:
         """The connection is lost and none is to follow: close what hangs on it, so that nobody waits for it."""
+        self._collect_connection()
+        self.blueprint.restart(self)
+
+    def _collect_connection(self) -> None:
         connection = self.connection
         if connection is not None:
+            expect_nothing(connection)
             self.ignoring_errors(connection.collect, socket_timeout=5)
-        self.blueprint.restart(self)
 
     def ignoring_errors(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Call something of a connection that may be dead already."""
@@ -288,15 +299,29 @@ class Consumer:
             call(*args, **kwargs)
         except (*self.connection_errors, *self.channel_errors, OSError, AttributeError) as exc:
             logger.debug("While letting go of a connection: %r", exc)
+            if isinstance(exc, (*self.connection_errors, OSError)):
+                for connection in self.connections():
+                    expect_nothing(connection)
+
+    def connections(self) -> list[Any]:
+        """The open connections to the broker."""
+        found = [self.connection, getattr(self.event_dispatcher, "connection", None)]
+        return [connection for connection in found if connection is not None]
 
     def shutdown(self) -> None:
         """End without waiting."""
         self.perform_pending_operations()
+        self._hurry()
         self.blueprint.shutdown(self)
 
     def stop(self) -> None:
         """End: stop the steps in reverse order."""
+        self._hurry()
         self.blueprint.stop(self)
+
+    def _hurry(self) -> None:
+        for connection in self.connections():
+            bound_waits(connection, CLOSING_TIMEOUT_S)
 
     def on_ready(self) -> None:
         """The loop runs for the first time."""
@@ -321,25 +346,30 @@ class Consumer:
         """Open the connection of this session and register it with the hub."""
         connection = self.connection_for_read(heartbeat=self.amqheartbeat)
         if self.hub is not None and connection.transport.implements.asynchronous:
-            connection.transport.register_with_event_loop(connection.connection, self.hub)
+            register = connection.transport.register_with_event_loop
+            self.hub_traces = HubTraces(self.hub, lambda: register(connection.connection, self.hub))
         return connection
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:
         """A connected connection for consuming."""
         return self.ensure_connected(self.app.connection_for_read(heartbeat=heartbeat))
 
-    def connection_for_write(self, url: str | None = None, heartbeat: float | None = None) -> Any:
-        """A connected connection for publishing."""
-        return self.ensure_connected(self.app.connection_for_write(url=url, heartbeat=heartbeat))
+    def connection_for_write(
+        self, url: str | None = None, heartbeat: float | None = None, reply_s: float = REPLY_TIMEOUT_S
+    ) -> Any:
+        """A connected connection for publishing; no answer is waited for longer than *reply_s* seconds."""
+        return self.ensure_connected(self.app.connection_for_write(url=url, heartbeat=heartbeat), reply_s)
 
-    def ensure_connected(self, conn: Any) -> Any:
+    def ensure_connected(self, conn: Any, reply_s: float = REPLY_TIMEOUT_S) -> Any:
         """Connect *conn*, with the retries that the settings allow, saying what is tried."""
         conf = self.app.conf
         setting = "broker_connection_retry"
         if self.first_connection_attempt and conf.broker_connection_retry_on_startup is not None:
             setting = "broker_connection_retry_on_startup"
+        prepare_waits(conn, reply_s)
         if not conf[setting]:
             conn.connect()
+            bound_waits(conn, reply_s)
             self.first_connection_attempt = False
             return conn
 
@@ -364,6 +394,7 @@ class Consumer:
             interval_max=BACKOFF_MAX_S,
             callback=state.maybe_shutdown,
         )
+        bound_waits(conn, reply_s)
         self.first_connection_attempt = False
         self.broker_connection_retry_attempt = 0
         return conn

@@ -8,6 +8,9 @@ from celery_clone.bootsteps import StartStopStep
 
 __all__ = ("Events",)
 
+REPLY_S = 2.0
+"""How long an event may wait for the broker: the worker's loop stands still meanwhile, and events are kept."""
+
 
 class Events(StartStopStep):
     """Makes the event dispatcher: all events with ``-E``, else only those about the worker itself."""
@@ -32,7 +35,7 @@ class Events(StartStopStep):
     def start(self, c: Any) -> None:
         before = self._close(c)
         dispatcher = c.event_dispatcher = c.app.events.Dispatcher(
-            c.connection_for_write(),
+            c.connection_for_write(reply_s=REPLY_S),
             hostname=c.hostname,
             enabled=self.send_events,
             groups=self.groups,
@@ -46,8 +49,10 @@ class Events(StartStopStep):
 
     def stop(self, c: Any) -> None:
         """Send what was gathered; the dispatcher stays, so that a new one can take over what it could not send."""
-        if c.event_dispatcher is not None:
-            c.ignoring_errors(c.event_dispatcher.flush)
+        dispatcher = c.event_dispatcher
+        # Each event that could not be sent waits for the broker, if it is there and does not answer.
+        if dispatcher is not None and not dispatcher.unsent:
+            c.ignoring_errors(dispatcher.flush)
 
     def shutdown(self, c: Any) -> None:
         """Let go of the dispatcher and its connection."""
