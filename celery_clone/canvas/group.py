@@ -131,6 +131,20 @@ def read_generators(sig: Any) -> None:
         read_generators(sig.body)
 
 
+def _give_an_end(sig: Any, app: Any) -> None:
+    """Put a call that gives an empty list where *sig* ends in a group of none: a chord around it waits for an end."""
+    kind = sig.get("subtask_type")
+    if kind == "chain":
+        last = next((step for step in reversed(sig.tasks) if not is_empty_group(step)), None)
+        if last is not None:
+            _give_an_end(last, app)
+    elif kind == "chord" and sig.body is not None:
+        if is_empty_group(sig.body):
+            sig.body = Signature("celery.accumulate", ([],), {"index": 0}, immutable=True, app=app)
+        else:
+            _give_an_end(sig.body, app)
+
+
 @Signature.register_type()
 class group(Signature):
     """Tasks to run in parallel; called, it gives a :class:`GroupResult`.
@@ -338,6 +352,8 @@ class group(Signature):
             member = member.clone()
             # Now, before the next member is asked for: a generator's expressions see what is then.
             read_generators(member)
+            if chord is not None:
+                _give_an_end(member, self.app)
             result = member.freeze(
                 group_id=group_id, chord=chord, root_id=root_id, parent_id=parent_id, group_index=index
             )

@@ -1,8 +1,4 @@
-"""Workflows of any shape give what a model of a few lines says, applied here or run from a queue.
-
-The model knows trees of tuples only: what a chain, a group and a chord mean, and that a group of one in
-a chain is that one.
-"""
+"""Workflows of any shape give what a model of a few lines says, applied here or run from a queue."""
 
 from __future__ import annotations
 
@@ -16,69 +12,8 @@ from hypothesis import strategies as st
 
 from celery_clone import Celery
 from celery_clone.canvas import chain, chord, group, signature
-
-Tree = Any
-
-
-def steps(tasks: list[Tree]) -> list[Tree]:
-    """The steps of a chain: chains opened, groups of none left out, groups of one unrolled."""
-    opened: list[Tree] = []
-    for tree in tasks:
-        opened += steps(tree[1]) if tree[0] == "chain" else [tree]
-    opened = [tree for tree in opened if tree[0] != "group" or any(members(tree[1]))]
-    found: list[Tree] = []
-    for tree in opened:
-        after_a_leading_group = len(found) == 1 and found[0][0] == "group"
-        only = list(members(tree[1])) if tree[0] == "group" else []
-        if len(only) == 1 and not after_a_leading_group:
-            found += steps(only)
-        else:
-            found.append(tree)
-    return found
-
-
-def normal(tree: Tree) -> Tree:
-    """The tree as the constructors take it: a chain of one group is that group."""
-    if tree[0] == "task":
-        return tree
-    if tree[0] == "chord":
-        return ("chord", [normal(each) for each in tree[1]], normal(tree[2]))
-    inner = [normal(each) for each in tree[1]]
-    if tree[0] == "chain":
-        laid_out = steps(inner)
-        if len(laid_out) == 1 and laid_out[0][0] == "group":
-            return laid_out[0]
-    return (tree[0], inner)
-
-
-def members(trees: list[Tree]) -> Iterator[Tree]:
-    for tree in trees:
-        if tree[0] == "group":
-            yield from members(tree[1])
-        elif tree[0] != "chain" or steps(tree[1]):
-            yield tree
-
-
-def expected(tree: Tree, value: Any) -> Any:
-    if tree[0] == "task":
-        return called(value, tree[1])
-    if tree[0] == "group":
-        return [expected(member, value) for member in members(tree[1])]
-    if tree[0] == "chord":
-        return expected(tree[2], [expected(member, value) for member in members(tree[1])])
-    for step in steps(tree[1]):
-        value = expected(step, value)
-    return value
-
-
-def called(value: Any, tag: int) -> str:
-    shown = f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
-    return f"{tag}({shown})"
-
-
-def does_something(tree: Tree) -> bool:
-    return tree[0] != "chain" or bool(steps(tree[1]))
-
+from celery_clone.result import GroupResult
+from tests.support.workflow_model import Failed, Tree, called, does_something, errbacks, normal, run, tags_of
 
 trees = st.recursive(
     st.integers(0, 99).map(lambda tag: ("task", tag)),
@@ -88,7 +23,8 @@ trees = st.recursive(
         st.tuples(st.just("chord"), st.lists(inner, max_size=3), inner.filter(does_something)),
     ),
     max_leaves=12,
-)
+).filter(lambda tree: does_something(tree) and bool(list(tags_of(normal(tree)))))
+"""Workflows with a task in them: of nothing nobody can tell the app."""
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +46,13 @@ def build(app: Celery, tree: Tree) -> Any:
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(tree=trees.filter(does_something))
+@given(tree=trees)
 def test_any_workflow_gives_what_the_model_says(eager_app: Celery, tree: Tree) -> None:
-    assert build(eager_app, tree).apply(("x",)).get() == expected(normal(tree), "x")
+    assert build(eager_app, tree).apply(("x",)).get() == run(normal(tree), "x")
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(tree=trees.filter(does_something))
+@given(tree=trees)
 def test_freezing_any_workflow_twice_changes_nothing(eager_app: Celery, tree: Tree) -> None:
     made = build(eager_app, tree)
 
@@ -124,51 +60,103 @@ def test_freezing_any_workflow_twice_changes_nothing(eager_app: Celery, tree: Tr
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(tree=trees.filter(does_something))
+@given(tree=trees)
 def test_any_workflow_is_the_same_after_it_was_frozen(eager_app: Celery, tree: Tree) -> None:
     made = build(eager_app, tree)
     made.freeze()
 
-    assert made.apply(("x",)).get() == expected(normal(tree), "x")
+    assert made.apply(("x",)).get() == run(normal(tree), "x")
+
+
+class Calls:
+    """What was run: ``tags`` of tasks, and the ids that error callbacks were called for; ``bad`` tags fail."""
+
+    def __init__(self) -> None:
+        self.tags: list[int] = []
+        self.failed: list[str] = []
+        self.bad: set[int] = set()
+
+    def forget(self, *bad: int) -> None:
+        self.tags, self.failed, self.bad = [], [], set(bad)
 
 
 @pytest.fixture(scope="module")
-def calls(queued_app: Celery) -> list[int]:
-    """The tags of the calls that were run, from the queue."""
-    tags: list[int] = []
+def calls(queued_app: Celery) -> Calls:
+    """The calls that were run, from the queue."""
+    calls = Calls()
 
     def call(value: Any, tag: int) -> str:
-        tags.append(tag)
-        if tag < 0:
-            raise ValueError(tag)
+        calls.tags.append(tag)
+        if tag in calls.bad:
+            raise Failed(tag)
         return called(value, tag)
 
+    def errback(request: Any, exc: Any, traceback: Any) -> None:
+        calls.failed.append(request.id)
+
     queued_app.task(name="call", shared=False)(call)
-    return tags
-
-
-def tags_of(tree: Tree) -> Iterator[int]:
-    if tree[0] == "task":
-        yield tree[1]
-        return
-    parts = list(members(tree[1])) if tree[0] != "chain" else steps(tree[1])
-    for part in (*parts, *tree[2:]):
-        yield from tags_of(part)
+    queued_app.task(name="errback", shared=False)(errback)
+    return calls
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(tree=trees.filter(does_something), seed=st.integers(0, 1000))
+@given(tree=trees, seed=st.integers(0, 1000))
 def test_run_from_a_queue_in_any_order_it_gives_the_same_and_runs_each_task_once(
-    queued_app: Celery, run_queue: Any, calls: list[int], tree: Tree, seed: int
+    queued_app: Celery, run_queue: Any, calls: Calls, tree: Tree, seed: int
 ) -> None:
-    calls.clear()
+    calls.forget()
     result = build(queued_app, tree).apply_async(("x",))
     run_queue(Random(seed).randrange)
 
     tree = normal(tree)
-    value = expected(tree, "x")
+    value = run(tree, "x")
     if tree[0] == "group" and len(value) == 1 and isinstance(value[0], list):
         # A group of one chain that ends in a group gives the result of that group.
         value = value[0]
     assert result.get(timeout=0.1) == value
-    assert sorted(calls) == sorted(tags_of(tree))
+    assert sorted(calls.tags) == sorted(tags_of(tree))
+
+
+def unfinished(result: Any) -> list[str]:
+    """The ids of the calls that lead to a result, and have not ended."""
+    found, seen, waiting = [], set(), [result]
+    while waiting:
+        result = waiting.pop()
+        if result is None or result.id in seen:
+            continue
+        seen.add(result.id)
+        if isinstance(result, GroupResult):
+            waiting += result.results
+        elif not result.ready():
+            found.append(result.id)
+        waiting.append(result.parent)
+    return found
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tree=trees, data=st.data())
+def test_whatever_fails_everything_ends_with_that_error_and_each_error_callback_is_called_once(
+    queued_app: Celery, run_queue: Any, calls: Calls, tree: Tree, data: st.DataObject
+) -> None:
+    run_queue()  # what an example that failed has left
+    made, tree = build(queued_app, tree), normal(tree)
+    calls.forget(data.draw(st.sampled_from(sorted(set(tags_of(tree)))), "the tag that fails"))
+    made.link_error(signature("errback", app=queued_app))
+    result = made.apply_async(("x",))
+    run_queue(Random(data.draw(st.integers(0, 1000), "order")).randrange)
+
+    ran: list[int] = []
+
+    def call(value: Any, tag: int) -> str:
+        ran.append(tag)
+        if tag in calls.bad:
+            raise Failed(tag)
+        return called(value, tag)
+
+    with pytest.raises(Failed):
+        run(tree, "x", call)
+    with pytest.raises(Failed):
+        result.get(timeout=0.1)
+    assert unfinished(result) == []
+    assert sorted(calls.tags) == sorted(ran)
+    assert len(calls.failed) == errbacks(tree, calls.bad)
