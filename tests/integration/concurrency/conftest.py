@@ -209,8 +209,14 @@ class Bench:
 
     def ended(self, seqs: Sequence[int], timeout: float = 10.0) -> list[Any]:
         """The final reports of *seqs*, when all are there."""
-        self.serve_until(lambda: all(self.final(s) for s in seqs), timeout, f"the ends of {seqs}")
-        return [self.final(seq) for seq in seqs]
+        found: dict[int, Any] = {}
+
+        def all_ended() -> bool:
+            found.update({report.seq: report for report in reversed(self.finals())})
+            return found.keys() >= set(seqs)
+
+        self.serve_until(all_ended, timeout, f"the ends of {seqs}")
+        return [found[seq] for seq in seqs]
 
     def begun(self, seq: int, timeout: float = 10.0) -> int:
         """The pid of the child that runs *seq*, when it runs."""

@@ -213,7 +213,7 @@ def test_a_job_that_takes_its_process_down_is_lost_with_the_exit_status(bench, t
 
 
 def test_jobs_whose_reports_waited_in_a_dead_child_are_lost_with_it(bench):
-    one = bench(1, flush_seconds=0.5)
+    one = bench(1, flush_seconds=1.5)
     (gate,) = one.submit("sleep:0.2")
     one.begun(gate)
     seqs = one.submit("echo:x", "kill_self", flags=MAY_WAIT)
