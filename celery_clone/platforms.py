@@ -509,7 +509,7 @@ def detached(
     pidfile: str | None = None,
     uid: int | str | None = None,
     gid: int | str | None = None,
-    umask: int | str = 0,
+    umask: int | str | None = 0,
     workdir: str | None = None,
     fake: bool = False,
     **opts: Any,

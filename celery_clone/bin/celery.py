@@ -41,14 +41,17 @@ class Place(NamedTuple):
 COMMANDS: Mapping[str, Place] = MappingProxyType(
     {
         "amqp": Place("celery_clone.bin.amqp:amqp", "AMQP Administration Shell."),
+        "beat": Place("celery_clone.bin.beat:beat", "Start the beat periodic task scheduler."),
         "call": Place("celery_clone.bin.call:call", "Call a task by name."),
         "control": Place("celery_clone.bin.control:control", "Send the COMMAND control command to the workers."),
+        "events": Place("celery_clone.bin.events:events", "Event-stream utilities."),
         "graph": Place("celery_clone.bin.graph:graph", "Draw graphs of steps and workers, for Graphviz."),
         "inspect": Place(
             "celery_clone.bin.control:inspect", "Inspect the workers by sending them the COMMAND inspect command."
         ),
         "list": Place("celery_clone.bin.list:list_", "Get info from broker."),
         "logtool": Place("celery_clone.bin.logtool:logtool", "Read the log files of workers."),
+        "migrate": Place("celery_clone.bin.migrate:migrate", "Migrate tasks from one broker to another."),
         "multi": Place("celery_clone.bin.multi:multi", "Start multiple worker instances."),
         "purge": Place("celery_clone.bin.purge:purge", "Erase all messages from all known task queues."),
         "report": Place("celery_clone.bin.report:report", "Show versions and settings, for a bug report."),

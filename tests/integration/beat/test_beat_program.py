@@ -30,11 +30,10 @@ def note(path):
         file.write("x")
 """
 
-PROGRAM = """
-import sys
-from project import app
-app.Beat(loglevel="INFO", schedule="schedule", remote_control=True, hostname="beat@here").run()
-"""
+COMMAND = (
+    *("-m", "celery_clone", "-A", "project", "beat", "-l", "INFO", "-s", "schedule"),
+    *("--enable-remote-control", "-n", "beat@here", "--pidfile", "beat.pid"),
+)
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def beat(project):
         with log.open("wb") as output:
             started.append(
                 subprocess.Popen(
-                    dies_with_its_parent([sys.executable, "-c", PROGRAM]),
+                    dies_with_its_parent([sys.executable, *COMMAND]),
                     cwd=folder,
                     env=clean_environment(environment),
                     stdin=subprocess.DEVNULL,
@@ -84,6 +83,7 @@ def test_a_worker_runs_what_beat_sends_until_beat_is_told_to_end(project, beat, 
     process.send_signal(signal.SIGTERM)
 
     assert process.wait(10) == 0
+    assert not (project[0] / "beat.pid").exists()
     with shelve.open(str(project[0] / "schedule"), flag="r") as written:
         assert written["entries"]["tick"].total_run_count >= 3
         assert written["entries"]["daily"].total_run_count == 0

@@ -40,11 +40,10 @@ class Camera(Polaroid):
             print("picture of", task.name, task.state, flush=True)
 """
 
-DUMP = "from project import app; from celery_clone.events.dumper import evdump; evdump(app)"
-CAMERA = (
-    "from project import app; from celery_clone.events.snapshot import evcam; evcam('project:Camera', 0.1, app=app)"
-)
-SCREEN = "from project import app; from celery_clone.events.cursesmon import evtop; evtop(app)"
+EVENTS = ("-m", "celery_clone", "-A", "project", "events")
+DUMP = (*EVENTS, "--dump")
+CAMERA = (*EVENTS, "--camera", "project:Camera", "-F", "0.1", "--pidfile", "camera.pid")
+SCREEN = EVENTS
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def monitor(project):
         with log.open("wb") as output:
             started.append(
                 subprocess.Popen(
-                    dies_with_its_parent([sys.executable, "-c", program]),
+                    dies_with_its_parent([sys.executable, *program]),
                     cwd=folder,
                     env=clean_environment(environment),
                     stdin=subprocess.DEVNULL,
@@ -101,7 +100,7 @@ def test_events_are_dumped_until_interrupted(monitor, client):
     assert process.wait(10) == 0
 
 
-def test_a_camera_takes_pictures_until_interrupted(monitor, client):
+def test_a_camera_takes_pictures_until_it_is_ended(monitor, client, project):
     process, printed = monitor(CAMERA)
     wait_until(lambda: "Taking snapshots with project:Camera (every 0.1 secs.)" in printed(), describe="the start")
 
@@ -110,8 +109,9 @@ def test_a_camera_takes_pictures_until_interrupted(monitor, client):
         return "picture of project.add SUCCESS" in printed()
 
     wait_until(photographed, describe="a picture", every=0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
+    assert not (project[0] / "camera.pid").exists()
 
 
 class Terminal:
@@ -121,7 +121,7 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.chdir(folder)
-            os.execve(sys.executable, [sys.executable, "-c", program], clean_environment(environment))
+            os.execve(sys.executable, [sys.executable, *program], clean_environment(environment))
         self.written = ""
 
     def read(self):

@@ -1,0 +1,1 @@
+"""For Django projects: tasks that wait for the transaction."""

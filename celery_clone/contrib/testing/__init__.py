@@ -1,0 +1,1 @@
+"""Apps, workers, messages and waiting, for the tests of projects that use tasks."""
