@@ -113,9 +113,7 @@ class ResultConsumer(BaseResultConsumer):
         else:
             news = store.news(bell.address)
             with self._lock:
-                fresh = [
-                    key for key, count in news.items() if key not in self._over and self._seen.get(key, 0) < count
-                ]
+                fresh = [key for key, count in news.items() if key not in self._over and self._seen.get(key, 0) < count]
                 self._seen.update((key, news[key]) for key in fresh)
         came = False
         if not fresh:

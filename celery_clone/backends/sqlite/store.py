@@ -89,9 +89,7 @@ class ResultStore:
 
         return self.database.read(get)
 
-    def put(
-        self, results: Sequence[Stored], parts: Sequence[Part], now: float
-    ) -> tuple[list[str], list[Finished]]:
+    def put(self, results: Sequence[Stored], parts: Sequence[Part], now: float) -> tuple[list[str], list[Finished]]:
         """Store values, and count the ends of chord members; the bells to ring, and the chords to finish.
 
         A success is final: a second run of a task that was delivered twice does not take it back.
@@ -203,9 +201,7 @@ class ResultStore:
 
     def orphaned_chords(self) -> list[Finished]:
         """Chords whose sender died before it had sent them; they are ours now."""
-        query = (
-            "SELECT group_id, body, structured, sender FROM celery_chords WHERE sender IS NOT NULL AND sent = 0"
-        )
+        query = "SELECT group_id, body, structured, sender FROM celery_chords WHERE sender IS NOT NULL AND sent = 0"
 
         def take_over(db: sqlite3.Connection) -> list[Finished]:
             orphans = [Finished(*row[:3]) for row in db.execute(query).fetchall() if not is_running(row[3])]
