@@ -227,4 +227,6 @@ class AzureBlobs(Service):
         if method == "DELETE":
             del self.documents[path]
             return 202, b""
-        return 200, self.documents[path]
+        data = self.documents[path]
+        self.more = {"Content-Range": f"bytes 0-{len(data) - 1}/{len(data)}"}
+        return 206, data
