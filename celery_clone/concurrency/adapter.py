@@ -128,7 +128,11 @@ class JobsByCalls:
         self._jobs_number = id(self)
         _bound[self._jobs_number] = _Bound(runner, self._on_begun)
         self._jobs_tell = tell
-        self._jobs_inbox = Inbox(tell, direct=self.is_green, work=self._run_one if self.runs_here else None)
+        self._jobs_inbox = Inbox(
+            self._tell_at_once if self.is_green else tell,
+            direct=self.is_green,
+            work=self._run_one if self.runs_here else None,
+        )
         self._jobs_waiting: deque[tuple[Job, tuple[float | None, float | None]]] = deque()
         self._jobs_running: dict[int, tuple[int, float]] = {}
         self._jobs_handed: set[int] = set()
@@ -160,6 +164,11 @@ class JobsByCalls:
             self._jobs_inbox.unwatch(hub)
             hub.on_tick.discard(self._flush_own_results)
 
+    def _tell_at_once(self, reports: Sequence[Report]) -> None:
+        """For green pools, whose loop has no ticks: what the worker has to say of a report is stored with it."""
+        self._jobs_tell(reports)
+        self._flush_own_results()
+
     def _flush_own_results(self) -> None:
         """Store what the worker itself had to say: here its results wait in the same buffer as those of tasks."""
         bound = _bound.get(id(self))
@@ -172,6 +181,7 @@ class JobsByCalls:
     def wait(self, timeout: float) -> None:
         """Tell the reports that are there, after waiting *timeout* seconds at most for one."""
         if self._jobs_inbox is not None:
+            self._flush_own_results()
             self._jobs_inbox.wait(timeout)
 
     def room(self) -> int:

@@ -8,7 +8,6 @@ library has replaced kombu's ``Producer.publish``.
 from __future__ import annotations
 
 import os
-import select
 import threading
 import time
 from collections import deque
@@ -33,6 +32,7 @@ from celery_clone.transport.publisher import (
     undeclared,
 )
 from celery_clone.transport.redis_layout import Layout, pack
+from celery_clone.transport.redis_replies import readable
 from celery_clone.utils.ids import uuid
 from celery_clone.utils.log import get_logger
 
@@ -309,6 +309,4 @@ def talk(client: Any, commands: Sequence[bytes], timeout: float | None) -> list[
 
 def is_silent(client: Any) -> bool:
     """Is the connection open?  One that can be read although nothing was asked was closed by the server."""
-    poller = select.poll()
-    poller.register(client._sock, select.POLLIN)
-    return not poller.poll(0)
+    return not readable(client._sock)(0.0)

@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from celery_clone.transport.redis_layout import pack
-from celery_clone.transport.redis_replies import Replies
+from celery_clone.transport.redis_replies import Replies, readable
 
 __all__ = ("POLL_S", "Bell")
 
@@ -35,7 +35,7 @@ class Bell:
     def __init__(self, connect: Callable[[], Any]) -> None:
         self._connect = connect
         self._connection: Any = None
-        self._poller: Any = None
+        self._readable: Callable[[float], Any] = bool
         self._replies: Any = None
         self._command = b""
         self._answers_due = 0
@@ -64,8 +64,7 @@ class Bell:
             return
         self._connection = connection
         self._replies = Replies(connection._sock)
-        self._poller = select.poll()
-        self._poller.register(self._fileno(), select.POLLIN)
+        self._readable = readable(connection._sock)
         if self._hub is not None:
             self._hub.add_reader(self._fileno(), self._on_readable)
 
@@ -93,7 +92,7 @@ class Bell:
 
     def silent(self) -> bool:
         """Is the bell armed, and has it not rung?  Then there is nothing to take."""
-        if self.armed and self._poller.poll(0):
+        if self.armed and self._readable(0.0):
             self._listen()
         # Until the answer to arming is here, a message may have come before it.
         return self.armed and not self._answers_due
@@ -102,7 +101,7 @@ class Bell:
         """Return when the bell has rung, or after *timeout* seconds."""
         if self._connection is None:
             select.select((), (), (), min(timeout, POLL_S))
-        elif self.armed and self._poller.poll(max(0.0, timeout) * 1000):
+        elif self.armed and self._readable(max(0.0, timeout)):
             self._listen()
 
     def close(self) -> None:

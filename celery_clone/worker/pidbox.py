@@ -35,6 +35,9 @@ logger = get_logger("celery.worker.pidbox")
 LOOKS_S = (0.03, 0.1, 0.25, 0.5, 1.0, 2.0)
 """When the replies to an inquiry are looked for, in seconds after it was sent; at the last it ends."""
 
+MOST_ASKED = 8
+"""How often a question is asked whose asker got it instead of those who were asked."""
+
 RETRY_S = 5.0
 """Pause before a mailbox that could not be opened is opened again."""
 
@@ -139,6 +142,9 @@ class Pidbox:
         self._forward_clock()
         try:
             if (body.get("arguments") or {}).get("asker") == self.token:
+                # Sent before this mailbox was open: it is shared with a twin, or one who had our name left it behind.
+                if self._inquiry is not None:
+                    self._inquiry.ask_again()
                 return
             self.janitor.note(body, message.headers)
             self.node.handle_message(body, message)
@@ -262,10 +268,8 @@ class gPidbox(Pidbox):
         """Have the mailbox served beside the worker's loop."""
         self._ask_for_twin(c)
         self._ending, self._ended = threading.Event(), threading.Event()
-        if c.pool.is_green:
-            c.pool.spawn_n(self.loop, c)
-        else:
-            threading.Thread(target=self.loop, args=(c,), name="celery-mailbox", daemon=True).start()
+        # With a green pool the library is patched, and this is a greenlet.
+        threading.Thread(target=self.loop, args=(c,), name="celery-mailbox", daemon=True).start()
 
     def on_message(self, body: Any, message: Any) -> None:
         """A command came.  From a thread, what changes something is left to the worker's loop."""
@@ -345,6 +349,8 @@ class Inquiry:
         self.on_end = on_end
         self.destination = None if destination is None else [*destination]
         self.answers = 0
+        self._asked = 0
+        self._ticket = uuid()
         self._connection: Any = None
         self._queue: Any = None
         self._consumer: Any = None
@@ -352,7 +358,7 @@ class Inquiry:
 
     def start(self) -> None:
         """Ask."""
-        c, mailbox, ticket = self.c, self.c.app.control.mailbox, uuid()
+        c, mailbox, ticket = self.c, self.c.app.control.mailbox, self._ticket
         self._connection = c.connection
         self._queue = Queue(
             f"{ticket}.{mailbox.reply_exchange.name}",
@@ -364,21 +370,7 @@ class Inquiry:
             message_ttl=mailbox.reply_queue_ttl,
         )(c.connection.channel())
         self._queue.declare()
-        Producer(self._queue.channel, auto_declare=False).publish(
-            {
-                "method": self.command,
-                "arguments": self.arguments,
-                "destination": self.destination,
-                "pattern": None,
-                "matcher": None,
-                "ticket": ticket,
-                "reply_to": {"exchange": mailbox.reply_exchange.name, "routing_key": ticket},
-            },
-            exchange=mailbox.exchange.name,
-            declare=[mailbox.exchange],
-            headers={"clock": mailbox.clock.forward(), "expires": time.time() + LOOKS_S[-1]},
-            serializer=mailbox.serializer,
-        )
+        self._ask()
         if pushes(c) and c.hub is not None:
             channel = self._queue.channel
             self._consumer = Consumer(
@@ -393,6 +385,30 @@ class Inquiry:
         for number, delay in enumerate(LOOKS_S, 1):
             look = self._look, number == len(LOOKS_S)
             self._timers.append(c.timer.call_after(delay, c.call_soon, look))
+
+    def _ask(self) -> None:
+        mailbox = self.c.app.control.mailbox
+        self._asked += 1
+        Producer(self._queue.channel, auto_declare=False).publish(
+            {
+                "method": self.command,
+                "arguments": self.arguments,
+                "destination": self.destination,
+                "pattern": None,
+                "matcher": None,
+                "ticket": self._ticket,
+                "reply_to": {"exchange": mailbox.reply_exchange.name, "routing_key": self._ticket},
+            },
+            exchange=mailbox.exchange.name,
+            declare=[mailbox.exchange],
+            headers={"clock": mailbox.clock.forward(), "expires": time.time() + LOOKS_S[-1]},
+            serializer=mailbox.serializer,
+        )
+
+    def ask_again(self) -> None:
+        """The question was not heard by all; ask again, unless it was asked often enough."""
+        if self._queue is not None and not self.answers and self._asked < MOST_ASKED:
+            self._ask()
 
     def _look(self, last: bool) -> None:
         """Take in what has come."""
