@@ -64,7 +64,11 @@ class Watcher:
     def discard(self, result: Any) -> bool:
         """Wait for *result* no more.  Was it waited for?"""
         with self._lock:
-            return self._waiting.pop(id(result), None) is not None
+            found = self._waiting.pop(id(result), None) is not None
+            nobody = not self._waiting
+        if nobody:
+            self._changed.set()  # the thread need not sleep to its end
+        return found
 
     def _over(self, result: Any) -> None:
         with self._lock:

@@ -187,16 +187,16 @@ class ArangoDB(Service):
                 found_there = {"results": "rw"}
             return 200, {"result": found_there, "graphs": [], "error": False}
         asked = json.loads(body)
-        bound = asked["bindVars"]
+        statement, bound = asked["query"].strip(), asked["bindVars"]
         assert bound["@collection"] == "tasks"
         found: list[Any] = []
-        if asked["query"].startswith("RETURN"):
+        if statement.startswith("RETURN"):
             found = [self.documents.get(bound["key"])]
-        elif asked["query"].startswith("FOR k"):
+        elif statement.startswith("FOR k"):
             found = [self.documents.get(key) for key in bound["keys"]]
-        elif asked["query"].startswith("UPSERT"):
+        elif statement.startswith("UPSERT"):
             self.documents[bound["key"]] = bound["value"]
-        elif asked["query"].startswith("REMOVE"):
+        elif statement.startswith("REMOVE"):
             self.documents.pop(bound["key"], None)
         else:
             expired = [
