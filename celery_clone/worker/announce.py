@@ -220,6 +220,7 @@ class Announcer:
             self.eventer.send("task-failed", uuid=task_id, exception=f"NotRegistered({name!r})")
         if not headers.get("ignore_result"):
             request = Request.context_of(headers, delivery.properties, self.hostname)
+            request.update(embedded_in(delivery))
             try:
                 self.app.backend.mark_as_failure(task_id, error, request=request)
             except Exception as exc:
@@ -270,6 +271,16 @@ def headers_of(delivery: Delivery) -> dict[str, Any]:
     headers = delivery.headers
     body = None if "task" in headers else delivery.decode()
     return protocol.to_v2(headers, delivery.properties, b"" if body is None else body).headers
+
+
+def embedded_in(delivery: Delivery) -> dict[str, Any]:
+    """What waits for a call: its chain, its chord and its callbacks; nothing if the body cannot be read."""
+    try:
+        _, _, embedded = delivery.payload
+    except Exception as exc:  # noqa: BLE001 whatever is in it: its failure is told, with or without
+        consumer_logger.debug("The body of a message whose task is unknown cannot be read: %r", exc)
+        return {}
+    return embedded if isinstance(embedded, dict) else {}
 
 
 def beginning(delivery: Delivery) -> bytes | str:
