@@ -78,11 +78,15 @@ class QueueRunner:
     def __init__(self, app: Celery) -> None:
         self.app = app
         self.names: list[str] = []
+        self.bytes = 0
         self._run = TaskRunner(app, "here")
 
     def __call__(self, choose: Callable[[int], int] = lambda count: 0, most: int = 2000) -> list[str]:
-        """Run until the queue is empty; give the names of the tasks that ran."""
-        self.names = []
+        """Run until the queue is empty; give the names of the tasks that ran.
+
+        ``bytes`` is then the size of their messages: arguments and all that travels with them.
+        """
+        self.names, self.bytes = [], 0
         waiting: list[Any] = []
         with self.app.connection_for_read() as connection:
             queue = Queue(self.app.conf.task_default_queue)(connection.default_channel)
@@ -95,6 +99,7 @@ class QueueRunner:
                 message = waiting.pop(choose(len(waiting)))
                 assert len(self.names) < most, "tasks send tasks without end"
                 self.names.append(message.headers["task"])
+                self.bytes += len(message.body)
                 parts = (
                     message.headers,
                     message.properties,
