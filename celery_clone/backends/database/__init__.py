@@ -117,6 +117,11 @@ class DatabaseBackend(BaseBackend):
         self.engine_options = {**(conf.database_engine_options or {}), **(engine_options or {})}
         self.short_lived_sessions = kwargs.get("short_lived_sessions", conf.database_short_lived_sessions)
         self._choose_tables(conf.database_table_names or {}, conf.database_table_schemas or {})
+        for model in (self.task_cls, self.taskset_cls):
+            # Now, rather than with the first query: SQLAlchemy does it under a lock, with which nobody must fork.
+            registry = getattr(model, "registry", None)
+            if registry is not None:
+                registry.configure()
         self.session_manager = SessionManager(
             engine_callback(kwargs.get("engine_callback", conf.database_engine_callback)),
             tuple(dict.fromkeys((self.task_cls.metadata, self.taskset_cls.metadata))),
