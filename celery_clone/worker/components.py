@@ -152,7 +152,7 @@ class Pool(bootsteps.StartStopStep):
         super().__init__(w, **kwargs)
 
     def create(self, w: Any) -> Any:
-        processes = w.min_concurrency
+        processes = max(1, w.min_concurrency)
         w.process_task = w._process_task
         semaphore = None
         if w.use_eventloop:
