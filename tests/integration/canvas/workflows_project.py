@@ -141,6 +141,15 @@ def dies(*values: Any, run: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@app.task(shared=False)
+def hold(*values: Any, run: str) -> str:
+    """Waits until the file ``<run>.go`` is there."""
+    deadline = time.monotonic() + 30
+    while not (NOTES / f"{run}.go").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return "held"
+
+
 @app.task(shared=False, time_limit=0.5)
 def slow(*values: Any, run: str) -> None:
     note(run, "slow")
@@ -157,7 +166,7 @@ def quiet(*values: Any, run: str, bad: bool = False) -> None:
 TASKS = {
     task.name.rpartition(".")[2]: task
     for task in (call, add, total, echo, fail, replaced, more, stamps, again, failed, failed_id, broken)
-} | {task.name.rpartition(".")[2]: task for task in (dies_once, dies, slow, quiet)}
+} | {task.name.rpartition(".")[2]: task for task in (dies_once, dies, hold, slow, quiet)}
 
 
 class Noted:
