@@ -136,7 +136,9 @@ class PostgresServer(Server):
         settings = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
         options = [part for setting in settings for part in ("-c", setting)]
         place = ("-D", str(self.folder / "data"), "-k", str(self.folder))
-        return self._as_other([self._program("postgres"), *place, "-h", "127.0.0.1", "-p", str(self.port), *options])
+        server = [self._program("postgres"), *place, "-h", "127.0.0.1", "-p", str(self.port), *options]
+        # Asked for once more, since the kernel forgets it when a process becomes another user's.
+        return self._as_other(dies_with_its_parent(server))
 
     def database_url(self, name: str = "postgres") -> str:
         """A database, as SQLAlchemy writes it; that of this name is there for all tests to share."""
