@@ -29,6 +29,9 @@ SUFFIX = ".b"
 TOO_LARGE = frozenset({"chain", "link"})
 """Options of the body that a stand-in does without: they may be as large as the body."""
 
+ROUTING = ("queue", "exchange", "exchange_type", "routing_key", "priority", "delivery_mode")
+"""Options that say where a call is sent."""
+
 EMBED_LIMIT = 8192
 """``result_chord_embed_limit`` in bytes, if that is not set."""
 
@@ -53,10 +56,22 @@ def stand_in_for(backend: Any, group_id: str, body: Any) -> Any:
     backend._ensure_retryable(backend.set, key, payload)
     if backend.chord_expires:
         backend.expire(key, backend.chord_expires)
-    options = {name: value for name, value in body.options.items() if name not in TOO_LARGE}
-    # Routed as the body would be.
-    options.setdefault("route_name", body.task)
+    begins = first_call(body)
+    options = {
+        **{name: begins["options"][name] for name in ROUTING if name in begins["options"]},
+        "route_name": begins["task"],
+        **{name: value for name, value in body.options.items() if name not in TOO_LARGE},
+    }
     return Signature(TASK, kwargs={"group_id": group_id}, options=options, app=backend.app)
+
+
+def first_call(sig: Any) -> Any:
+    """The call that is sent first of a signature; a stand-in goes the same way."""
+    kwargs = sig["kwargs"]
+    parts = kwargs.get("tasks") if sig.get("subtask_type") in ("group", "chain") else kwargs.get("header")
+    if sig.get("subtask_type") not in ("group", "chain", "chord") or not parts:
+        return sig
+    return first_call(parts if isinstance(parts, dict) else next(iter(parts)))
 
 
 def body_for(backend: Any, body: Any) -> Any:

@@ -248,6 +248,7 @@ class group(Signature):
         merged = dict(self._merge(options=given)[2])
         group_id = merged.pop("task_id", None) or uuid()
         merged.pop("group_index", None)  # each member has its own
+        merged.pop("add_to_parent", None)  # real Celery leaves it with groups in groups
         merged["group_id"] = group_id
         return group_id, merged
 

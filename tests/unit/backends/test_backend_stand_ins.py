@@ -11,7 +11,7 @@ import pytest
 
 from celery_clone import Celery, signals, states
 from celery_clone.backends import stand_ins
-from celery_clone.canvas import Signature
+from celery_clone.canvas import Signature, chain, chord, group
 from celery_clone.exceptions import ChordError
 
 BIG = "x" * 10_000
@@ -62,6 +62,19 @@ def test_a_large_body_is_kept_and_its_stand_in_is_small(app: Celery) -> None:
     assert {name: stand_in.options[name] for name in kept} == {name: body.options[name] for name in kept}
     assert stand_in.options["route_name"] == "total"
     assert stand_ins.body_for(app.backend, stand_in) == json.loads(json.dumps(body))
+
+
+@pytest.mark.parametrize(
+    "text", ["chain(a, b, app=None)", "group(a, b)", "chord([a, b], b)", "chord([chain(a, b, app=None)], b)"]
+)
+def test_a_stand_in_goes_where_the_first_call_of_the_body_goes(app: Celery, text: str) -> None:
+    names = {name: app.signature(name, (BIG,), queue=f"queue of {name}") for name in "ab"}
+    body = eval(text, {**names, "chain": chain, "chord": chord, "group": group})
+    body.freeze()
+
+    stand_in = app.backend.body_to_send("g", body)
+
+    assert (stand_in.options["route_name"], stand_in.options["queue"]) == ("a", "queue of a")
 
 
 @pytest.mark.parametrize("limit", [None, 1_000_000])
