@@ -30,7 +30,7 @@ logger = get_logger("celery.backends.base")
 # -- what is in a signature ---------------------------------------------------
 
 
-class Part(NamedTuple):
+class FailingPart(NamedTuple):
     """Something in a signature that fails when it is not run."""
 
     sig: Any
@@ -52,7 +52,7 @@ def ends_of(sig: Any, in_group: bool = False) -> Iterator[tuple[Any, bool]]:
         yield sig, in_group
 
 
-def failing_in(sig: Any, in_group: bool = False) -> Iterator[Part]:
+def failing_in(sig: Any, in_group: bool = False) -> Iterator[FailingPart]:
     """The parts of *sig* that have error callbacks to be called when it is not run.
 
     Each member of a group fails for itself; a chord fails with its body, a chain with its first step.
@@ -68,9 +68,9 @@ def failing_in(sig: Any, in_group: bool = False) -> Iterator[Part]:
             yield part._replace(errbacks=[*own, *part.errbacks])
     elif kind == "chain" and sig.tasks:
         first = failing_in(maybe_signature(sig.tasks[0], app=sig._app))
-        yield Part(sig, [*own, *(errback for part in first for errback in part.errbacks)], in_group)
+        yield FailingPart(sig, [*own, *(errback for part in first for errback in part.errbacks)], in_group)
     else:
-        yield Part(sig, own, in_group)
+        yield FailingPart(sig, own, in_group)
 
 
 def calls_in(sig: Any, in_header: bool = False) -> Iterator[tuple[Any, bool]]:
@@ -195,7 +195,7 @@ def fail_body(backend: Any, body: Any, exc: BaseException) -> ExceptionInfo | No
     return info
 
 
-def _call_errbacks(app: Any, part: Part, error: BaseException) -> None:
+def _call_errbacks(app: Any, part: FailingPart, error: BaseException) -> None:
     request = fake_request(
         **{**part.sig, "task_id": part.sig.id, "errbacks": _distinct(part.errbacks), "task_name": part.sig.task}
     )

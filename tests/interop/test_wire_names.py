@@ -20,7 +20,7 @@ BACKEND = "part('backends.redis').RedisBackend(app=app, url='redis://')"
 
 NAMES = {
     "built-in tasks": (
-        "sorted(name for name in app.tasks if not name.startswith('shop.'))",
+        "sorted(name for name in app.tasks if name.startswith('celery.'))",
         ["celery.accumulate", "celery.backend_cleanup", "celery.chain", "celery.chord", "celery.chord_unlock"]
         + ["celery.chunks", "celery.group", "celery.map", "celery.starmap"],
     ),
