@@ -18,6 +18,7 @@ from kombu.utils.uuid import uuid
 
 from celery_clone.message.delivery import Delivery
 from celery_clone.transport.amqp_frames import FrameTap, RawDelivery, can_pump, decode_properties, pump
+from celery_clone.transport.waits import CLOSING_TIMEOUT_S
 from celery_clone.utils.log import get_logger
 
 if TYPE_CHECKING:
@@ -125,12 +126,13 @@ class AmqpSource:
         self._tags[tag], self._load[tag] = name, 0
         self._queues[name].consume(consumer_tag=tag, callback=self._on_message, no_ack=False)
 
-    def _cancel(self, name: str) -> None:
-        """Cancel the consumer of one queue."""
+    def _cancel(self, name: str, nowait: bool = False) -> None:
+        """Cancel the consumer of one queue; what the broker sent before it knew is still taken."""
         tag = self._consumers.pop(name)
-        # Without waiting: the broker may have stopped answering, and what still comes is given back.
-        self.channel.basic_cancel(tag, nowait=True)
-        del self._load[tag], self._tags[tag]
+        try:
+            self.channel.basic_cancel(tag, nowait=nowait)
+        finally:
+            del self._load[tag], self._tags[tag]
 
     def _on_message(self, message: Any) -> None:
         """A delivery that py-amqp assembled, because its first frames came before the tap was in place."""
@@ -302,6 +304,10 @@ class AmqpSource:
         """AMQP queues keep no times: the worker must hold it."""
         return False
 
+    def parked(self, most: int) -> Sequence[Delivery]:
+        """Nothing ever is."""
+        return ()
+
     def extend(self) -> None:
         """The connection is the lease: there is nothing to renew."""
         self.flush()
@@ -347,8 +353,14 @@ class AmqpSource:
         """Cancel the consumers and give back what was not taken yet; acknowledgements go on."""
         if self._quiet:
             return
+        nowait = False
         for name in list(self._consumers):
-            self._cancel(name)
+            try:
+                with self._amqp.transport.having_timeout(CLOSING_TIMEOUT_S):
+                    self._cancel(name, nowait)
+            except TimeoutError:
+                # A broker that does not answer must not keep a worker from its end; what still comes is given back.
+                nowait = True
         self._quiet = True
         self._give_back()
 

@@ -14,14 +14,16 @@ class Credit:
 
     *limit* is the number of deliveries that may be outstanding, ``0`` for no bound.  Deliveries that
     wait for their time do not count: :meth:`lend` widens the window for each, :meth:`repay` narrows it.
+    While some wait, no more than *most* may be outstanding in all; ``None`` for no bound.
     """
 
-    __slots__ = ("limit", "lent", "outstanding")
+    __slots__ = ("lent", "limit", "most", "outstanding")
 
     UNBOUNDED_BATCH = 256
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, most: int | None = None) -> None:
         self.limit = limit
+        self.most = most
         self.lent = 0
         self.outstanding = 0
 
@@ -44,6 +46,20 @@ class Credit:
     @property
     def available(self) -> int:
         """How many more deliveries may be taken now."""
-        if self.limit <= 0:
-            return self.UNBOUNDED_BATCH
-        return max(0, self.limit + self.lent - self.outstanding)
+        room = self.UNBOUNDED_BATCH if self.limit <= 0 else self.limit + self.lent - self.outstanding
+        if self.most is not None and self.lent:
+            room = min(room, self.most - self.outstanding)
+        return max(0, room)
+
+    @property
+    def window(self) -> int:
+        """How many deliveries may be outstanding now; 0 for no bound."""
+        wide = self.limit + self.lent if self.limit > 0 else 0
+        if self.most is not None and self.lent:
+            return min(wide or self.most, self.most)
+        return wide
+
+    @property
+    def is_bounded(self) -> bool:
+        """Is there a bound for what may be outstanding now?"""
+        return self.limit > 0 or (self.most is not None and self.lent > 0)

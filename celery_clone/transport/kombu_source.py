@@ -161,6 +161,10 @@ class KombuSource:
         """The worker must hold it."""
         return False
 
+    def parked(self, most: int) -> Sequence[Delivery]:
+        """Nothing ever is."""
+        return ()
+
     def extend(self) -> None:
         """Leases are the transport's own matter."""
         self.flush()

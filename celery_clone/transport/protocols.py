@@ -79,6 +79,12 @@ class MessageSource(Protocol):
     def park(self, delivery: Delivery, due: float) -> bool:
         """Hand a delivery back to the broker until *due* (epoch seconds).  ``False``: this broker cannot."""
 
+    def parked(self, most: int) -> Sequence[Delivery]:
+        """At most *most* of what is parked in the consumed queues, the soonest first, to be looked at only.
+
+        Whoever parked it.  May be called from any thread.
+        """
+
     def extend(self) -> None:
         """Renew the lease of all that is held, give back what dead workers held, promote what is due."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from kombu.utils.uuid import uuid
@@ -47,6 +48,9 @@ logger = get_logger(__name__)
 
 LARGEST_BATCH = 512
 """Most messages of one claim; the script holds all of them in the server's memory."""
+
+MOST_PAGES = 10
+"""Where most of what is parked is for other queues, so many times as much is looked at as is wanted."""
 
 SWEEP_BATCH = 100
 """Most messages that one sweep promotes or takes over, of each kind."""
@@ -290,6 +294,33 @@ class RedisSource:
         del self.held.tags[delivery.tag]
         return True
 
+    def parked(self, most: int) -> Sequence[Delivery]:
+        """What is parked for the lists of this source, the soonest first; over a connection of its own."""
+        layout = self.layout
+        homes = {
+            key: (queue, layout.entry_end(queue).encode())
+            for key, queue in zip(self._lists, cycle(self._queues), strict=False)
+        }
+        found: list[Delivery] = []
+        client = self._connect()
+        try:
+            for start in range(0, most * MOST_PAGES, most):
+                rows = answered(self.talk(client, [pack("ZRANGE", layout.schedule, start, start + most - 1)]))
+                names = [row.decode("utf-8", "surrogateescape").rpartition("\n")[::2] for row in rows]
+                wanted = [(field, *homes[key]) for field, key in names if key in homes]
+                if wanted:
+                    fields = [field.encode("utf-8", "surrogateescape") for field, _, _ in wanted]
+                    entries = answered(self.talk(client, [pack("HMGET", layout.unacked, *fields)]))
+                    for (field, queue, end), entry in zip(wanted, entries, strict=True):
+                        if entry and entry.endswith(end):
+                            text = entry[1 : -len(end)]
+                            found.append(Delivery.of_raw(text, field, queue, epoch=self.epoch, accept=self.accept))
+                if len(rows) < most or len(found) >= most:
+                    break
+        finally:
+            client.disconnect()
+        return found[:most]
+
     def _settle(self, tag: str, how: str, lists: Iterable[str], text: bytes, since: Any = "") -> None:
         layout = self.layout
         keys = layout.unacked, layout.unacked_index, layout.leases, *lists
@@ -459,6 +490,18 @@ class RedisSource:
             client = client or self._connect()
             self.talk(client, [pack("SCRIPT", "LOAD", RENEW.text), self.renewal()])
         return client
+
+
+def answered(replies: Sequence[Any]) -> list[Any]:
+    """The one reply.
+
+    Raises:
+        redis.exceptions.ResponseError: it is an error.
+    """
+    (reply,) = replies
+    if isinstance(reply, ResponseError):
+        raise reply
+    return list(reply)
 
 
 def marked(delivery: Delivery) -> bytes:

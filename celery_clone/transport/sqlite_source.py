@@ -231,6 +231,10 @@ class SqliteSource:
             self.flush()
         return True
 
+    def parked(self, most: int) -> Sequence[Delivery]:
+        """What waits in the file for its time, in the queues of this source, the soonest first."""
+        return [self._delivery(message) for message in self._broker.parked(self._names, most)]
+
     def extend(self) -> None:
         """Renew the lease, and give back what dead workers held."""
         if self._closed:

@@ -49,6 +49,9 @@ NOT_STARTED = frozenset({states.PENDING, states.RECEIVED, states.RETRY, states.R
 STORED_AT_ONCE = 50
 """Revoked tasks marked in the result store in one pass of the loop; each costs two round trips."""
 
+MOST_PARKED = 1000
+"""How many tasks that wait in the broker are shown, those that are due soonest."""
+
 LOOK_AGAIN_S = 0.05
 LOOKS = 10
 """A task handed to a process tells of its begin within moments; so often is looked for one to terminate."""
@@ -209,6 +212,13 @@ def held_tasks(state: Any, where: str | None = None, ids: Collection[str] | None
         place = standing_of_request(request)
         if (where is None or place == where) and (ids is None or request.id in ids):
             yield Held(request.id, place, request, {})
+
+
+def parked_tasks(state: Any) -> Iterator[Held]:
+    """The tasks that wait in the broker, where it can hold them: each worker of their queue knows of them."""
+    facts = {"time_start": None, "worker_pid": None, "acknowledged": False}
+    for flight in state.consumer.dispatcher.parked(MOST_PARKED):
+        yield Held(flight.id, "scheduled", flight.request, facts)
 
 
 def held_info(state: Any, where: str, safe: bool = False) -> list[dict[str, Any]]:
@@ -534,14 +544,14 @@ def stats(state: Any, **kwargs: Any) -> Any:
 
 @inspect_command(alias="dump_schedule")
 def scheduled(state: Any, **kwargs: Any) -> list[dict[str, Any]]:
-    """Show the tasks that wait for their time."""
+    """Show the tasks that wait for their time, here or in the broker."""
     return [
         {
             "eta": held.request.eta.isoformat() if held.request.eta else None,
             "priority": 6,
             "request": held.info(),
         }
-        for held in held_tasks(state, "scheduled")
+        for held in (*held_tasks(state, "scheduled"), *parked_tasks(state))
     ]
 
 
@@ -579,7 +589,7 @@ def registered(state: Any, taskinfoitems: Any = None, builtins: bool = False, **
         item for item in taskinfoitems or DEFAULT_TASK_INFO_ITEMS if isinstance(item, str) and not item.startswith("_")
     ]
     tasks = state.app.tasks
-    names = sorted(name for name in tasks if builtins or not name.startswith("celery."))
+    names = sorted(name for name in tasks if builtins or not name.startswith(("celery.", "celery_clone.")))
     return [_described(tasks[name], items) for name in names]
 
 

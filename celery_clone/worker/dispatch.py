@@ -85,6 +85,11 @@ LOOK_S = 0.05
 WIDEST = 64
 """How many deliveries per process may be outstanding while tasks are short."""
 
+REDUCED = (
+    "Temporarily reducing the prefetch count to %s to avoid over-fetching since %s tasks are currently being "
+    "processed. The prefetch count will be gradually restored to %s as the tasks complete processing."
+)
+
 UNFIT: Mapping[str, type[Exception]] = {
     "content": ContentDisallowed,
     "undecodable": DecodeError,
@@ -130,7 +135,9 @@ class Dispatcher:
         self.monotonic = monotonic
         self.base = prefetch
         self.widest = max(prefetch, self.processes() * WIDEST) if elastic and prefetch else prefetch
-        self.credit = Credit(prefetch)
+        self.credit = Credit(prefetch, app.conf.worker_eta_task_limit)
+        #: Runs of a lost connection that do not count any more (worker_enable_prefetch_count_reduction is off).
+        self.uncounted: set[int] = set()
         self.source: MessageSource | None = None
         self.quiet = False
         self.announcer = Announcer(app, hostname, owner)
@@ -203,6 +210,24 @@ class Dispatcher:
             elif flight.owed:
                 self.orphans.add(flight)
             flight.owed = False
+        self._reduce_prefetch()
+
+    def _reduce_prefetch(self) -> None:
+        """What still runs counts until it ends, so that less is taken ahead; the setting can turn that off."""
+        running = [seq for seq in self.flights if seq not in self.uncounted]
+        if not running or not self.credit.limit or self.quiet:
+            return
+        if self.app.conf.worker_enable_prefetch_count_reduction:
+            consumer_logger.info(REDUCED, max(0, self.credit.limit - len(running)), len(running), self.credit.limit)
+            return
+        self.uncounted.update(running)
+        self.credit.settled(len(running))
+
+    def _count_out(self, flight: InFlight) -> None:
+        if self.uncounted and flight.seq in self.uncounted:
+            self.uncounted.discard(flight.seq)
+        else:
+            self.credit.settled()
 
     def _adopt(self, delivery: Delivery, task_id: str) -> bool:
         """Is this the message of a run that outlived its connection?  Then it is not run again."""
@@ -210,9 +235,7 @@ class Dispatcher:
         if found is None:
             return False
         flight, how = found
-        consumer_logger.info(
-            "Task %s[%s] was given out again while it ran: not run twice.", flight.name, task_id
-        )
+        consumer_logger.info("Task %s[%s] was given out again while it ran: not run twice.", flight.name, task_id)
         flight.delivery = delivery
         flight.owed = True
         if flight.seq in self.flights:
@@ -233,7 +256,7 @@ class Dispatcher:
             return
         if flight.phase is Phase.HELD:
             self.credit.repay()
-        self.credit.settled()
+        self._count_out(flight)
 
     def plan(self, name: str) -> TaskPlan | None:
         """The plan of a task; ``None`` if the app does not know it."""
@@ -267,7 +290,7 @@ class Dispatcher:
         busy = not getattr(self.pool, "green", False) and len(self.flights) > self.credit.lent
         self.pool.wait(min(timeout, LOOK_S) if busy else 0.0)
         timeout = 0.0 if busy else timeout
-        room = self.credit.available if self.credit.limit else BATCH
+        room = self.credit.available if self.credit.is_bounded else BATCH
         if room > 0:
             self.receive(source.take(min(room, BATCH), timeout))
         else:
@@ -337,7 +360,7 @@ class Dispatcher:
             raise broken
 
     def _may_take(self) -> int:
-        return self.credit.available if self.credit.limit else self.pool.room() + BATCH
+        return self.credit.available if self.credit.is_bounded else self.pool.room() + BATCH
 
     def receive(self, deliveries: Sequence[Delivery]) -> None:
         """Admit deliveries and hand over those that may run.
@@ -384,11 +407,7 @@ class Dispatcher:
                 return
             headers = headers_of(delivery)
             name, task_id = headers["task"], headers["id"]
-            plain = (
-                not headers.get("eta")
-                and not headers.get("expires")
-                and not any(headers.get("timelimit") or ())
-            )
+            plain = not headers.get("eta") and not headers.get("expires") and not any(headers.get("timelimit") or ())
         plan = self.plan(name)
         if plan is None:
             self.refuse_unknown(delivery, name, task_id)
@@ -455,9 +474,7 @@ class Dispatcher:
     def _verdict(self, flight: InFlight, plain: bool) -> Verdict:
         """What to do with a task as things stand now."""
         delivery = flight.delivery
-        return admit(
-            flight.id, plain, lambda: headers_of(delivery), self.clock(), state.revoked, state.revoked_stamps
-        )
+        return admit(flight.id, plain, lambda: headers_of(delivery), self.clock(), state.revoked, state.revoked_stamps)
 
     def _is_over(self, flight: InFlight) -> Discard | None:
         """Was it revoked, or has its time run out, since it was admitted?"""
@@ -540,6 +557,21 @@ class Dispatcher:
         self.credit.repay()
         flight.phase = Phase.WAITING
         self.waiting.append(flight)
+
+    def parked(self, most: int) -> list[InFlight]:
+        """What waits in the broker for its time, to be looked at: flights that this worker has no part in."""
+        found: list[InFlight] = []
+        for delivery in self.source.parked(most) if self.source is not None else ():
+            try:
+                headers = headers_of(delivery)
+            except (DecodeError, InvalidTaskError):
+                continue  # it is buried when it comes
+            plan = self.plan(headers["task"])
+            if plan is not None:
+                flight = InFlight(0, delivery, plan, plan.name, headers["id"], self.announcer.make_request)
+                flight.phase, flight.owed = Phase.HELD, False
+                found.append(flight)
+        return found
 
     # --- to the pool ---------------------------------------------------------------
 
@@ -708,7 +740,7 @@ class Dispatcher:
         else:
             outcome = Outcome.unpack(report.outcome)
             self._settle(flight, settle_on_end(plan.ack, outcome))
-        self.credit.settled()
+        self._count_out(flight)
         if plan.short:
             if self.base <= self.credit.limit < self.widest:
                 self.credit.limit = min(self.widest, self.credit.limit * 2)
@@ -728,7 +760,7 @@ class Dispatcher:
         flight = self.flights.pop(report.seq, None)
         if flight is None:
             return
-        self.credit.settled()
+        self._count_out(flight)
         known = report.why in UNFIT
         error = UNFIT[report.why](report.detail) if known else RuntimeError(report.detail)
         self.announcer.failed(flight, error)
@@ -771,15 +803,11 @@ class Dispatcher:
             return
         self._began(Began(report.seq, flight.pid or 0, flight.began_at or self.monotonic()))
         if report.soft:
-            request_logger.warning(
-                "Soft time limit (%ss) exceeded for %s[%s]", report.limit, flight.name, flight.id
-            )
+            request_logger.warning("Soft time limit (%ss) exceeded for %s[%s]", report.limit, flight.name, flight.id)
             return
-        request_logger.error(
-            "Hard time limit (%ss) exceeded for %s[%s]", report.limit, flight.name, flight.id
-        )
+        request_logger.error("Hard time limit (%ss) exceeded for %s[%s]", report.limit, flight.name, flight.id)
         self.flights.pop(report.seq, None)
-        self.credit.settled()
+        self._count_out(flight)
         error = TimeLimitExceeded(report.limit)
         self.announcer.failed(flight, error)
         self.announcer.call_hooks(flight, error)
@@ -789,7 +817,7 @@ class Dispatcher:
         flight = self.flights.pop(report.seq, None)
         if flight is None:
             return
-        self.credit.settled()
+        self._count_out(flight)
         if flight.phase is not Phase.BEGUN:
             state.count_accepted(flight.name)
         if flight.terminating is not None:
@@ -806,9 +834,7 @@ class Dispatcher:
             self._settle(flight, Settle.ACK)
             self.announcer.event(flight, "task-succeeded", result="", runtime=None)
             return
-        error = WorkerLostError(
-            f"Worker exited prematurely: {describe_exit(report.exitcode)} Job: {report.seq}."
-        )
+        error = WorkerLostError(f"Worker exited prematurely: {describe_exit(report.exitcode)} Job: {report.seq}.")
         request_logger.error("Task handler raised error: %r", error, extra={"data": {"id": flight.id}})
         task, how = flight.plan.task, settle_on_loss(flight.plan.ack)
         retries = int(headers_of(flight.delivery).get("retries") or 0) + 1
@@ -826,7 +852,7 @@ class Dispatcher:
         """Do not run a revoked or expired task; say so in the result store, the log and the events."""
         request_logger.info("Discarding revoked task: %s[%s]", flight.name, flight.id)
         self.flights.pop(flight.seq, None)
-        self.credit.settled()
+        self._count_out(flight)
         self.announcer.revoked(flight, terminated=False, signum=None, expired=verdict.expired)
         self._settle(flight, Settle.ACK)
 

@@ -60,6 +60,10 @@ class ListSource:
         """The worker must hold it."""
         return False
 
+    def parked(self, most: int) -> Sequence[Delivery]:
+        """Nothing is."""
+        return ()
+
     def extend(self) -> None:
         """Nothing runs out."""
 

@@ -19,6 +19,7 @@ from celery_clone.transport.sqlite.tables import (
     DEAD_SUFFIX,
     PRIVATE_QUEUE_TTL_S,
     READY,
+    Claimed,
     Declared,
     Harvest,
     Letter,
@@ -302,6 +303,10 @@ class EmbeddedBroker:
             return Harvest(found, waiting, bells, next_due)
 
         return self.database.write(claim)
+
+    def parked(self, names: Sequence[str], most: int) -> list[Claimed]:
+        """What waits for its time in these queues, the soonest first.  It is handed out to nobody."""
+        return self.database.read(lambda db: tables.parked(db, names, most))
 
     def settle(self, session: int | None, settlement: Settlement) -> list[str]:
         """Delete what is done and park what is not due yet."""

@@ -278,6 +278,18 @@ def pick(db: sqlite3.Connection, queues: Sequence[int], limit: int, now: float) 
     return found
 
 
+def parked(db: sqlite3.Connection, names: Sequence[str], most: int) -> list[Claimed]:
+    """Messages of these queues that wait for their time, the soonest first."""
+    query = (
+        "SELECT celery_messages.id, celery_queues.name, body, deliveries, origin, reason FROM celery_messages"
+        " JOIN celery_bodies ON celery_bodies.id = celery_messages.id"
+        " JOIN celery_queues ON celery_queues.id = celery_messages.queue"
+        f" WHERE celery_queues.name IN ({', '.join('?' * len(names))}) AND due_at IS NOT NULL AND holder IS NULL"
+        " ORDER BY due_at LIMIT ?"
+    )
+    return [Claimed(*row) for row in db.execute(query, (*names, most))]
+
+
 def settle(db: sqlite3.Connection, session: int | None, settlement: Settlement) -> list[str]:
     """Delete what is done, park what the session still holds; the bells of those who must know of it."""
     delete_messages(db, settlement.done)

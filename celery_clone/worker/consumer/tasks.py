@@ -25,7 +25,7 @@ class QoS:
     @property
     def value(self) -> int:
         """How many deliveries may be outstanding; 0 for no bound."""
-        return int(self._credit.limit + self._credit.lent) if self._credit.limit else 0
+        return int(self._credit.window)
 
     def increment_eventually(self, n: int = 1) -> int:
         """Widen the window by *n*."""

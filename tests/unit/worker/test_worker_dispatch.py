@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime, timezone
 
 import pytest
 
@@ -572,3 +573,42 @@ def test_a_message_that_kills_its_readers_fails_as_a_lost_worker_and_is_kept(ben
 
     assert isinstance(bench.app.backend.get_result("1"), WorkerLostError)
     assert (bench.source.buried, bench.source.requeued) == (["deadly"], [])
+
+
+# -- the window
+
+
+@pytest.mark.parametrize("prefetch", [4, 0], ids=["bounded", "unbounded"])
+def test_no_more_than_was_set_is_held_while_tasks_wait_for_their_time(app, early, prefetch):
+    app.conf.worker_eta_task_limit = 3
+    bench = Bench(app, prefetch=prefetch)
+    later = datetime.fromtimestamp(bench.now + 60, timezone.utc).isoformat()
+    for _ in range(10):
+        bench.source.queue.append(bench.delivery(early, eta=later))
+        bench.dispatcher.stir()
+        bench.dispatcher.turn()
+
+    assert (len(bench.dispatcher.flights), len(bench.source.queue)) == (3, 7)
+    bench.now += 61
+    for flight in [*bench.dispatcher.flights.values()]:
+        bench.dispatcher._due(flight)
+        bench.end(flight)
+    assert bench.dispatcher.credit.available > 0
+
+
+@pytest.mark.parametrize(("reduces", "room"), [(True, 2), (False, 4)])
+def test_what_runs_since_before_a_lost_connection_narrows_the_window(app, late, caplog, reduces, room):
+    app.conf.worker_enable_prefetch_count_reduction = reduces
+    bench = Bench(app, prefetch=4)
+    flights = [bench.receive(late) for _ in range(2)]
+    for flight in flights:
+        bench.begin(flight)
+    with caplog.at_level(logging.INFO):
+        bench.reconnect()
+
+    assert bench.dispatcher.credit.available == room
+    assert ("Temporarily reducing the prefetch count to 2" in caplog.text) == reduces
+    for flight in flights:
+        bench.end(flight)
+    assert bench.dispatcher.credit.available == 4
+    assert is_clean(bench) and not bench.dispatcher.uncounted
