@@ -17,13 +17,9 @@ from greenlet import GreenletExit
 
 from celery_clone import signals
 
-from .base import BasePool, apply_target
+from .base import BasePool, HardLimit, apply_target
 
 __all__ = ("TaskPool",)
-
-
-class HardLimit(BaseException):
-    """Ends a green thread that has reached its hard time limit; tasks do not catch it by accident."""
 
 
 class TaskPool(BasePool):

@@ -16,13 +16,9 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from gevent import Greenlet, GreenletExit
 from gevent.pool import Pool
 
-from .base import BasePool, apply_target
+from .base import BasePool, HardLimit, apply_target
 
 __all__ = ("TaskPool",)
-
-
-class HardLimit(BaseException):
-    """Ends a greenlet that has reached its hard time limit; tasks do not catch it by accident."""
 
 
 class TaskPool(BasePool):

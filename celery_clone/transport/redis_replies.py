@@ -14,12 +14,12 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-__all__ = ("Push", "Replies", "parse", "readable")
+__all__ = ("Notice", "Replies", "parse", "readable")
 
 PIECE_BYTES = 65536
 
 
-class Push(list):  # type: ignore[type-arg]
+class Notice(list):  # type: ignore[type-arg]
     """A message that the server sent without being asked (RESP3): its kind and what it is about."""
 
 
@@ -78,7 +78,7 @@ def parse(data: bytes | bytearray, start: int) -> tuple[Any, int] | None:
         count = int(text)
         if count < 0:
             return None, end
-        values: list[Any] = Push() if kind == b">" else []
+        values: list[Any] = Notice() if kind == b">" else []
         for _ in range(count):
             parsed = parse(data, end)
             if parsed is None:

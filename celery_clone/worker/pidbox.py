@@ -28,7 +28,7 @@ from celery_clone.utils.suggest import closest
 from . import control
 from . import state as worker_state
 
-__all__ = ("Inquiry", "Janitor", "Node", "Pidbox", "gPidbox")
+__all__ = ("Inquiry", "Janitor", "MailboxNode", "Pidbox", "gPidbox")
 
 logger = get_logger("celery.worker.pidbox")
 
@@ -51,7 +51,7 @@ REPLY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "in
 # --- taking commands in ---------------------------------------------------------------
 
 
-class Node(KombuNode):
+class MailboxNode(KombuNode):
     """One name that commands can be sent to.
 
     ``over_pool`` sends replies over the app's pool of producers instead of the mailbox' own channel.
@@ -124,7 +124,7 @@ class Pidbox:
             consumer=c,
             tset=pass1 if c.controller.use_eventloop else set,
         )
-        make_node: Any = Node
+        make_node: Any = MailboxNode
         self.node = make_node(safe_str(c.hostname), state, handlers=control.Panel.data, mailbox=self.mailbox)
         self.janitor = Janitor(c, self.mailbox)
         self._inquiry: Inquiry | None = None

@@ -25,6 +25,7 @@ PUBLIC_TWICE = {
     "QoS": "kombu calls it so in every transport",
     "Returned": "a plain call that ended, and a message that RabbitMQ gave back",
     "ResultConsumer": "every backend that is told of results calls it so",
+    "State": "what a monitor knows of the cluster, and how far a migration is",
     "Service": "beat's public class, and the Protocol of what is started and stopped",
     "Task": "the task, and what a monitor knows of a call",
     "TaskPool": "every pool module's public class is called so",

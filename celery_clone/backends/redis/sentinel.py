@@ -30,6 +30,10 @@ class SentinelBackend(RedisBackend):
     sentinel: Any = redis.sentinel
     connection_class_ssl: Any = SentinelManagedSSLConnection
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Takes what :class:`RedisBackend` takes; Celery's signature."""
+        super().__init__(*args, **kwargs)
+
     def as_uri(self, include_password: bool = False) -> str | None:
         """The URLs, with the passwords only if they are asked for."""
         if include_password:

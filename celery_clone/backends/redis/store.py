@@ -392,9 +392,9 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         write = pack("SET", key, value, "EX", expires) if expires else pack("SET", key, value)
         self.ensure(self._call, ([*before, write],))
 
-    def add_to_chord(self, chord_id: str, result: Any) -> None:
+    def add_to_chord(self, group_id: str, result: Any) -> None:
         """A running member adds one more."""
-        self.client.incr(self.get_key_for_group(chord_id, ".t"), 1)
+        self.client.incr(self.get_key_for_group(group_id, ".t"), 1)
 
     def _end(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any, store: bool) -> None:
         in_one_step = (

@@ -16,7 +16,7 @@ import redis
 from celery_clone import states
 from celery_clone.backends.asynchronous import ReconnectingConsumer, wait_readable
 from celery_clone.transport.redis_layout import pack
-from celery_clone.transport.redis_replies import Push, Replies
+from celery_clone.transport.redis_replies import Notice, Replies
 from celery_clone.utils.log import get_logger
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class ResultConsumer(ReconnectingConsumer):
         """One message of the server."""
         if isinstance(message, redis.RedisError):
             raise redis.ConnectionError(f"Redis refused to tell of results: {message}") from message
-        if isinstance(message, Push) or (isinstance(message, list) and len(message) == 3 and not self._speaks_resp3):
+        if isinstance(message, Notice) or (isinstance(message, list) and len(message) == 3 and not self._speaks_resp3):
             self._told(message, metas)
             return
         if not self._asked:

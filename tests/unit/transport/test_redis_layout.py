@@ -14,7 +14,7 @@ from redis._parsers.encoders import Encoder
 from redis.connection import PythonRespSerializer
 
 from celery_clone.transport.redis_layout import SCRIPTS, Layout, pack, restorable
-from celery_clone.transport.redis_replies import Push, Replies, parse
+from celery_clone.transport.redis_replies import Notice, Replies, parse
 
 
 class Options:
@@ -181,7 +181,7 @@ def test_replies_are_read_in_whatever_pieces_they_come(piece: int) -> None:
         found += replies.read()
 
     assert found == [[b"a", b"\r\n"], 1, [None, b"b"]] * 3
-    assert [isinstance(value, Push) for value in found] == [True, False, False] * 3
+    assert [isinstance(value, Notice) for value in found] == [True, False, False] * 3
     with pytest.raises(redis.ConnectionError):
         replies.read()
 
