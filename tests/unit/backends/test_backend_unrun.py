@@ -153,7 +153,7 @@ class Told(CacheBackend):
 @pytest.fixture
 def store(app: Celery) -> Told:
     """The store of the app."""
-    app._backend = Told(app=app, url="cache+memory://")
+    app._backend = Told(app=app, url="memory://")
     return app._backend
 
 
