@@ -20,8 +20,8 @@ __all__ = ("TASK", "body_for", "let_go", "stand_in_for")
 
 logger = get_logger("celery.backends.base")
 
-TASK = "celery_clone.stored_body"
-"""The task that a stand-in names.  Real Celery has none like it, hence the name."""
+TASK = "celery.stored_body"
+"""The task that a stand-in names.  Real Celery has none like it; the prefix keeps it out of lists of tasks."""
 
 SUFFIX = ".b"
 """Where a body is kept: under the key of its group, with this behind it."""

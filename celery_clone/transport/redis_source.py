@@ -117,14 +117,7 @@ class RedisSource:
         """Ring *ready* from *hub* when messages may be there, and renew leases from its timer."""
         self._hub, self._ready = hub, ready
         self._bell.watch(hub, ready)
-        self._timers = [
-            hub.call_repeatedly(POLL_S, self._poll),
-            hub.call_repeatedly(self.lease_s / 3, self._extend_and_look),
-        ]
-
-    def _poll(self) -> None:
-        if self._bell.polling and self._ready is not None and not self._quiet:
-            self._ready()
+        self._timers = [hub.call_repeatedly(self.lease_s / 3, self._extend_and_look)]
 
     def _extend_and_look(self) -> None:
         self.extend()

@@ -41,6 +41,7 @@ class Bell:
         self._answers_due = 0
         self._hub: Any = None
         self._rung: Callable[[], None] | None = None
+        self._poll_timer: Any = None
         self.armed = False
         """Nothing has changed since the keys were seen empty, unless the socket is readable."""
         self.polling = False
@@ -61,6 +62,7 @@ class Bell:
         except ResponseError:
             # An old server, a proxy, or an access list without these commands.
             self.polling = True
+            self._poll_from_hub()
             return
         self._connection = connection
         self._replies = Replies(connection._sock)
@@ -73,6 +75,12 @@ class Bell:
         self._hub, self._rung = hub, rung
         if self._connection is not None:
             hub.add_reader(self._fileno(), self._on_readable)
+        self._poll_from_hub()
+
+    def _poll_from_hub(self) -> None:
+        """Without a bell, look often.  With one, an idle worker has nothing to wake up for."""
+        if self.polling and self._hub is not None and self._poll_timer is None:
+            self._poll_timer = self._hub.call_repeatedly(POLL_S, self._rung)
 
     def set_keys(self, keys: Iterable[str]) -> None:
         """The keys to look at from now on."""
@@ -107,7 +115,10 @@ class Bell:
     def close(self) -> None:
         """Let go of the connection.  Legal twice."""
         connection, self._connection = self._connection, None
+        timer, self._poll_timer = self._poll_timer, None
         self.armed = False
+        if timer is not None:
+            timer.cancel()
         if connection is not None:
             if self._hub is not None and connection._sock is not None:
                 self._hub.remove(connection._sock.fileno())
