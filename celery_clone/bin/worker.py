@@ -175,8 +175,7 @@ def detach(
     logfile = node_format(logfile, node) if logfile else None
     pidfile = node_format(pidfile, node) if pidfile else None
     program = executable or path
-    mask = 0 if umask is None else umask
-    with detached(logfile, pidfile, uid, gid, mask, workdir, bool(fake or C_FAKEFORK), after_forkers=False):
+    with detached(logfile, pidfile, uid, gid, umask, workdir, bool(fake or C_FAKEFORK), after_forkers=False):
         os.environ[DETACHED_PID] = str(os.getpid())
         try:
             os.execvp(program, [program, *argv])

@@ -1,0 +1,2 @@
+# Completion of `celery` in zsh: source it from ~/.zshrc, after compinit.
+eval "$(_CELERY_COMPLETE=zsh_source celery)"
