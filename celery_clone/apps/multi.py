@@ -19,7 +19,7 @@ from functools import cached_property
 from subprocess import Popen
 from typing import Any
 
-from celery_clone.apps.processes import started_with, was_started_with
+from celery_clone.apps.processes import is_perhaps_celery, started_with, was_started_with
 from celery_clone.platforms import (
     EX_CANTCREAT,
     EX_FAILURE,
@@ -222,7 +222,7 @@ class Node:
 
     Attributes:
         problem: why the last start failed, or the last signal could not be sent, as a sentence.
-        refused: was it that we may not signal its process?
+        refused: was it that its process is another user's?
     """
 
     def __init__(
@@ -360,7 +360,8 @@ class Node:
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
             os.kill(pid, sig)
         except (ProcessLookupError, PermissionError) as error:
-            self.problem, self.refused = error.strerror, isinstance(error, PermissionError)
+            self.problem = error.strerror
+            self.refused = isinstance(error, PermissionError) and is_perhaps_celery(pid)
             _tell(on_error, self)
             return False
         return True
@@ -711,7 +712,8 @@ class Cluster(UserList[Node]):
             if not node.send(sig, self.on_node_signal_dead):
                 left.remove(node)
                 node.pid = None
-                yield node
+                if not node.refused:
+                    yield node
         if retry and left:
             yield from self._wait(left, retry)
         for node in left:

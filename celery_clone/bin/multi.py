@@ -356,9 +356,9 @@ class MultiTool:
 
     @_of_nodes_and_signal
     def restart(self, cluster: Nodes, sig: int, **kwargs: Any) -> int:
-        """Stop the nodes and start them again; 1 if one did not come up."""
+        """Stop the nodes and start them again; 1 if one did not end or did not come up."""
         self.splash()
-        return int(any(cluster.restart(sig=sig, **kwargs)))
+        return int(any(cluster.restart(sig=sig, **kwargs))) or self._refusals(cluster)
 
     @_of_nodes
     def kill(self, cluster: Nodes) -> int:

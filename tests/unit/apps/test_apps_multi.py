@@ -189,9 +189,17 @@ def test_a_signal_reaches_the_process_in_the_pid_file(node, kills):
     assert kills == [(11, signal.SIGTERM)]
 
 
-@pytest.mark.parametrize(("pid", "refused"), [(12, True), (13, False)])
-def test_a_signal_that_cannot_be_sent_is_told(node, kills, pid, refused):
+@pytest.mark.parametrize(
+    ("pid", "what", "refused"),
+    [
+        pytest.param(12, "[celeryd: a@h:MainProcess]", True, id="a worker of another user"),
+        pytest.param(12, "bash", False, id="an id that was used again"),
+        pytest.param(13, "", False, id="no process"),
+    ],
+)
+def test_a_signal_that_cannot_be_sent_is_told(node, kills, monkeypatch, pid, what, refused):
     dead = []
+    monkeypatch.setattr(multi, "is_perhaps_celery", lambda pid: "celery" in what)
     node.write(f"{pid}\n")
     assert node.send(signal.SIGTERM, dead.append) is False
     assert not node.alive()
@@ -228,6 +236,16 @@ def test_stopping_tells_of_each_node_and_of_those_that_do_not_run(node, kills, t
     cluster.stop(sig=signal.SIGINT)
     assert told == [("on_node_down", "b@h"), ("on_send_signal", "a@h", "INT")]
     assert kills == [(11, signal.SIGINT)]
+
+
+def test_a_node_of_another_user_is_neither_down_nor_started_again(node, kills, monkeypatch):
+    monkeypatch.setattr(multi, "is_perhaps_celery", lambda pid: True)
+    told = Told()
+    node.write("12\n")
+    cluster = Cluster([node], **told.callbacks("on_node_down", "on_node_restart", "on_node_signal_dead"))
+    cluster.stop()
+    assert cluster.restart() == []
+    assert told == [("on_node_signal_dead", "a@h")] * 2
 
 
 def test_waiting_ends_when_the_process_has_ended_not_when_its_pid_file_is_gone(node, kills, monkeypatch, tmp_path):
