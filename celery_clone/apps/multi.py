@@ -394,16 +394,18 @@ class Node:
         on_failure: Callback | None = None,
     ) -> int:
         words = self.prepare_argv(self.argv, self.executable)
+        environment = os.environ if env is None else env
         mark = uuid()
         _tell(on_spawn, self, argstr=" ".join(words), env=env)
         try:
-            process = Popen(words, env={**(os.environ if env is None else env), START_MARK: mark})
+            process = Popen(words, env={**environment, START_MARK: mark})
         except OSError as error:
             self.problem = NOT_EXECUTABLE.format(program=words[0], reason=error.strerror)
             return EX_FAILURE
         code = self.handle_process_exit(process.wait(), on_signalled=on_signalled, on_failure=on_failure)
-        # A command that did not stay in the foreground has only promised to start.
-        return code if code or DETACH_OPTIONS.isdisjoint(words) else self._wait_until_up(mark)
+        stayed = DETACH_OPTIONS.isdisjoint(words) or environment.get("C_FAKEFORK")
+        # A command that went into the background has only promised to start.
+        return code if code or stayed else self._wait_until_up(mark)
 
     def _wait_until_up(self, mark: str) -> int:
         now = begun = time.monotonic()

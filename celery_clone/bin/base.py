@@ -7,6 +7,7 @@ It may not know any command, and may not talk to a broker.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property, update_wrapper
@@ -47,6 +48,7 @@ __all__ = (
     "JsonArray",
     "JsonObject",
     "LogLevel",
+    "become",
     "consume_preload_options",
     "explained",
     "handle_preload_options",
@@ -312,6 +314,26 @@ class CeleryDaemonCommand(CeleryCommand):
             DaemonOption("--umask", help="Mask for files and directories made (octal if it begins with 0)."),
             DaemonOption("--executable", help="The Python to run when the program starts itself anew."),
         ]
+
+
+#: Environment variable with the id of the process that changed to the Python of ``--executable``.
+BECAME_PID = "CELERY_BECAME_PID"
+
+
+def become(ctx: click.Context, executable: str | None) -> None:
+    """Go on as the Python program *executable*, if one is given: with the same words, from where it all began.
+
+    Raises:
+        click.FileError: it cannot be run.
+    """
+    if not executable or os.environ.get(BECAME_PID) == str(os.getpid()):
+        return
+    os.chdir(ctx.meta.get("celery.start_folder") or os.curdir)
+    os.environ[BECAME_PID] = str(os.getpid())
+    try:
+        os.execvp(executable, [executable, *sys.orig_argv[1:]])
+    except OSError as error:
+        raise click.FileError(executable, error.strerror) from error
 
 
 # -- types of values

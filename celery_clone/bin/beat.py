@@ -17,7 +17,7 @@ from celery_clone.app.settings import parse_assignment
 from celery_clone.exceptions import CeleryCommandException, SecurityError
 from celery_clone.platforms import EX_FAILURE, create_pidlock, detached, maybe_drop_privileges
 
-from .base import LOG_LEVEL, CeleryDaemonCommand, CeleryOption, handle_preload_options
+from .base import LOG_LEVEL, CeleryDaemonCommand, CeleryOption, become, handle_preload_options
 
 __all__ = ("beat",)
 
@@ -71,6 +71,7 @@ def beat(
 
     Words that are no options set up the application: celery beat -- beat.max_loop_interval=10
     """
+    become(ctx, executable)
     app = ctx.obj.app
     try:
         app.conf.update(dict(parse_assignment(word, "beat") for word in ctx.args))

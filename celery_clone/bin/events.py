@@ -22,6 +22,7 @@ from .base import (
     LOG_LEVEL,
     CeleryDaemonCommand,
     CeleryOption,
+    become,
     handle_preload_options,
     handle_remote_command_error,
 )
@@ -84,6 +85,7 @@ def events(
 
     Without options: a screen with the tasks and workers that events tell about.
     """
+    become(ctx, executable)
     app = ctx.obj.app
     try:
         if dump or (detach and not camera):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
@@ -95,6 +96,23 @@ def test_a_second_beat_does_not_go_into_the_background(app, tmp_path, monkeypatc
     monkeypatch.setattr("celery_clone.platforms.is_running", lambda pid: True)
     (tmp_path / "beat.pid").write_text("1\n")
     assert run(app, beat, "--detach", "--pidfile", str(tmp_path / "beat.pid")).exit_code == 73
+
+
+@pytest.mark.parametrize("command", [beat, events])
+def test_another_python_goes_on_with_the_same_words(app, command, monkeypatch, tmp_path):
+    begun = []
+
+    def execute(program, words):
+        begun.append((program, words))
+        raise OSError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "execvp", execute)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "celery_clone", "beat"])
+    monkeypatch.setenv("CELERY_BECAME_PID", "")
+    given = run(app, command, "--executable", "/opt/python")
+    assert begun == [("/opt/python", ["/opt/python", "-m", "celery_clone", "beat"])]
+    assert given.exit_code == 1
+    assert "/opt/python" in given.output
 
 
 # -- events
