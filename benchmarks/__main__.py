@@ -1,10 +1,10 @@
 """Compare celery_clone with real Celery 5.7.0: ``make bench`` or ``python -m benchmarks``.
 
 Every benchmark runs the two sides in turn, round after round, so that a machine that slows down slows both.
-``BENCH_ROUNDS`` (3) and ``BENCH_TASKS`` (4000 tasks in a queue that is drained) say how much, ``BENCH_ONLY``
-which benchmarks (names or beginnings of names, with commas), ``BENCH_SIDES`` which sides, ``BENCH_RESULTS``
-another file for the figures. The exit status is 0 unless a run breaks: whether the floors are reached is
-said in the table.
+``BENCH_ROUNDS`` (3) and ``BENCH_TASKS`` (4000 tasks in a queue that is drained, workflows in proportion) say
+how much, ``BENCH_ONLY`` which benchmarks (names or beginnings of names, with commas), ``BENCH_SIDES`` which
+sides, ``BENCH_RESULTS`` another file for the figures. The exit status is 0 unless a run breaks: whether the
+floors are reached is said in the table.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.stage import Side, Stage
-from benchmarks.suite import drain, footprint, latency, publish, results
+from benchmarks.stage import USUAL_TASKS, Side, Stage
+from benchmarks.suite import canvas, drain, footprint, latency, publish, results
 from tests.support.celery_env import celery_python
 from tests.support.servers import Unavailable
 
@@ -41,6 +41,11 @@ BENCHMARKS: dict[str, Benchmark] = {
     "drain-rabbit": drain.on_rabbit,
     "drain-rabbit-no-results": drain.on_rabbit_without_results,
     "drain-sqlite": drain.on_sqlite,
+    "canvas-group": canvas.group,
+    "canvas-publish": canvas.publish,
+    "canvas-chord": canvas.chord,
+    "canvas-chain": canvas.chain,
+    "canvas-build": canvas.build,
 }
 # Celery's own SQLite transport (through SQLAlchemy) is experimental and no match: ours stands beside Redis.
 OURS_ONLY = {name for name in BENCHMARKS if name.endswith("-sqlite")}
@@ -59,7 +64,7 @@ def chosen(names: str) -> dict[str, Benchmark]:
 
 def main() -> int:
     """Run what the environment asks for; the exit status."""
-    rounds, tasks = int(os.environ.get("BENCH_ROUNDS", "3")), int(os.environ.get("BENCH_TASKS", "4000"))
+    rounds, tasks = int(os.environ.get("BENCH_ROUNDS", "3")), int(os.environ.get("BENCH_TASKS", str(USUAL_TASKS)))
     try:
         sides = [
             Side(report.CELERY, celery_python(), "celery"),

@@ -107,4 +107,11 @@ ROWS = (
         at_most(1),
         "worker-redis",
     ),
+    Row("group of 2,500, publish to last result", "canvas-group", "per_second", "tasks/s", at_least(10)),
+    Row("publish a group of 10,000", "canvas-publish", "per_second", "tasks/s", at_least(15)),
+    Row("  producer CPU a member", "canvas-publish", "cpu_ms", "ms"),
+    Row("chord of 1,000 with body", "canvas-chord", "per_second", "tasks/s", at_least(10)),
+    Row("chain of 100", "canvas-chain", "per_second", "steps/s", at_least(4)),
+    Row("build and write a chord of 10,000", "canvas-build", "ms", "ms", at_most_times(1 / 5)),
+    Row("  of 20,000: times as long", "canvas-build", "doubled", "x", at_most(2.6)),
 )

@@ -25,6 +25,7 @@ from tests.support.worker import WorkerProcess, clean_environment
 PROJECT = Path(__file__).parent / "project"
 PACKAGE = Path(__file__).parent.parent / "celery_clone"
 CLIENT_TIMEOUT_S = 600.0
+USUAL_TASKS = 4000
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,10 @@ class Stage:
         if self._rabbit is None:
             self._rabbit = self._open.enter_context(RabbitServer(management=False))
         return self._rabbit
+
+    def scaled(self, size: int) -> int:
+        """*size* if the run has the usual number of tasks; else in proportion."""
+        return max(2, size * self.tasks // USUAL_TASKS)
 
     def _place(self, broker: str, backend: str, **also: Any) -> Place:
         name = f"bench-{next(self._numbers)}"

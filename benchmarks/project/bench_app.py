@@ -39,6 +39,12 @@ def add(x: int, y: int) -> int:
     return x + y
 
 
+@app.task(name="bench.total")
+def total(values: list[int]) -> int:
+    """The body of a chord."""
+    return sum(values)
+
+
 @signals.worker_ready.connect
 def say_ready(**details: Any) -> None:
     """Tell the measuring process, whatever the log level."""

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from types import ModuleType
 
+import workflows
+
 
 def publish(bench: ModuleType, count: int) -> dict[str, float]:
     """Send *count* calls one by one, after a few that open the connection."""
@@ -71,7 +73,8 @@ def imports() -> dict[str, float]:
 
 
 ACTIONS: dict[str, Callable[[ModuleType, int], dict[str, float]]] = {
-    action.__name__: action for action in (publish, prefill, latency, results)
+    **{action.__name__: action for action in (publish, prefill, latency, results)},
+    **workflows.ACTIONS,
 }
 
 
