@@ -7,6 +7,7 @@ descriptors uses; ``synloop`` serves green pools, whose own hub must not be bloc
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,10 @@ from . import state
 __all__ = ("asynloop", "synloop")
 
 logger = get_logger("celery.worker.loops")
+
+
+REOPEN_S = 1.0
+"""How long a worker that ends waits before it tries again to reach a broker that it lost."""
 
 
 def check_heartbeat(connection: Any, hub: Any, heartbeat: Any, rate: float) -> Any:
@@ -112,10 +117,11 @@ def synloop(
 def drain(obj: Any, hub: Any, finished: Any) -> None:
     """Go on with everything but taking, until *finished* says so.
 
-    When the connection is lost meanwhile, what runs is still waited for; its late acknowledgements
-    are not possible any more, and the broker gives those messages out again.
+    When the connection is lost meanwhile, what runs is still waited for.  A new connection renews and acknowledges
+    it where a delivery outlives its connection; elsewhere the broker gives it out again.
     """
     passes = tick = None
+    reopen_at: float | None = None
     if hub is not None:
         passes, tick = hub.create_loop(), ticker(obj, hub)
     try:
@@ -127,13 +133,18 @@ def drain(obj: Any, hub: Any, finished: Any) -> None:
                     obj.dispatcher.turn()
                 else:
                     next(passes)
+                if reopen_at is not None and time.monotonic() >= reopen_at:
+                    reopen_at = None if obj.reopen() else time.monotonic() + REOPEN_S
             except (*obj.connection_errors, *obj.channel_errors) as exc:
                 logger.warning("Connection to the broker lost while running tasks are finished: %r", exc)
                 obj.let_go_of_connection()
+                reopen_at = time.monotonic()
                 passes = hub.create_loop() if hub is not None else None
             except WorkerShutdown:
                 # Asked for again, by remote control: it is what happens already.
                 passes = hub.create_loop() if hub is not None else None
+        if reopen_at is not None:
+            obj.reopen()
     finally:
         if tick is not None:
             hub.on_tick.discard(tick)

@@ -40,7 +40,8 @@ from ..dispatch import Dispatcher
 from ..limits import RateBucket
 from ..request import Request
 from ..strategy import default as default_strategy
-from .connection import HubTraces
+from .connection import Connection, HubTraces
+from .tasks import Tasks
 
 __all__ = ("Consumer", "Evloop", "dump_body")
 
@@ -99,6 +100,8 @@ class Consumer:
     first_connection_attempt = True
     broker_connection_retry_attempt = 0
     heartbeat_timer: Any = None
+    reply_s = REPLY_TIMEOUT_S
+    """How long a new connection waits for an answer of the broker."""
 
     class Blueprint(bootsteps.Blueprint):
         """The steps of a consumer, in the order they start."""
@@ -287,6 +290,25 @@ class Consumer:
         self._collect_connection()
         self.blueprint.restart(self)
 
+    def reopen(self) -> bool:
+        """While the worker ends: renew and settle what it still holds over a new connection; did that work?
+
+        Only where a delivery outlives its connection.  Elsewhere the broker has given it out again already.
+        """
+        steps = [step for step in self.steps if isinstance(step, (Connection, Tasks))]
+        if not any(isinstance(step, Tasks) and step.survives_reconnect for step in steps):
+            return True
+        self.reply_s = CLOSING_TIMEOUT_S
+        try:
+            for step in steps:
+                step.start(self)
+            self.dispatcher.stop_taking()
+        except (*self.connection_errors, *self.channel_errors, OSError, WorkerShutdown) as exc:
+            logger.debug("The broker is still away: %r", exc)
+            self.let_go_of_connection()
+            return False
+        return True
+
     def _collect_connection(self) -> None:
         connection = self.connection
         if connection is not None:
@@ -355,14 +377,15 @@ class Consumer:
         return self.ensure_connected(self.app.connection_for_read(heartbeat=heartbeat))
 
     def connection_for_write(
-        self, url: str | None = None, heartbeat: float | None = None, reply_s: float = REPLY_TIMEOUT_S
+        self, url: str | None = None, heartbeat: float | None = None, reply_s: float | None = None
     ) -> Any:
         """A connected connection for publishing; no answer is waited for longer than *reply_s* seconds."""
         return self.ensure_connected(self.app.connection_for_write(url=url, heartbeat=heartbeat), reply_s)
 
-    def ensure_connected(self, conn: Any, reply_s: float = REPLY_TIMEOUT_S) -> Any:
+    def ensure_connected(self, conn: Any, reply_s: float | None = None) -> Any:
         """Connect *conn*, with the retries that the settings allow, saying what is tried."""
         conf = self.app.conf
+        reply_s = reply_s or self.reply_s
         setting = "broker_connection_retry"
         if self.first_connection_attempt and conf.broker_connection_retry_on_startup is not None:
             setting = "broker_connection_retry_on_startup"

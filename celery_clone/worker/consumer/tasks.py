@@ -98,6 +98,11 @@ class Tasks(StartStopStep):
         self._last: Any = None
         super().__init__(c, **kwargs)
 
+    @property
+    def survives_reconnect(self) -> bool:
+        """Does what the last source gave stay ours when its connection is lost?"""
+        return bool(self._last is not None and self._last.survives_reconnect)
+
     def start(self, c: Any) -> None:
         c.update_strategies()
         c.qos_global = self.qos_global(c)
