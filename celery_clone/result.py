@@ -1038,7 +1038,16 @@ class ResultSet(ResultBase):
         return iter(self.results)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.results[index]
+        try:
+            return self.results[index]
+        except IndexError:
+            size = len(self.results)
+            numbered = f"they are numbered from 0 to {size - 1}" if size else "there is none to ask for"
+            raise IndexError(f"{self._shown_id()} has {size} members, so there is no {index}: {numbered}.") from None
+
+    def _shown_id(self) -> str:
+        """What an error calls this set."""
+        return type(self).__name__
 
     def __len__(self) -> int:
         return len(self.results)
@@ -1088,6 +1097,9 @@ class GroupResult(ResultSet):
 
     #: The members' results, in the order of the group.
     results: Any = None
+
+    def _shown_id(self) -> str:
+        return f"{type(self).__name__} {self.id}"
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ nothing; the connection is the backend's business.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -41,6 +42,25 @@ BACKEND_ALIASES = {
     "sqlite": "celery_clone.backends.sqlite:SQLiteBackend",
 }
 
+#: What is often written where another scheme is meant.
+MEANT = {
+    "amqp": "rpc://",
+    "amqps": "rpc://",
+    "pyamqp": "rpc://",
+    "filesystem": "file:///path/to/folder",
+    "gcs": "gs://",
+    "mariadb": "db+mysql+pymysql://",
+    "memcache": "cache+memcached://",
+    "memcached": "cache+memcached://",
+    "memory": "cache+memory://",
+    "mysql": "db+mysql://",
+    "oracle": "db+oracle://",
+    "postgres": "db+postgresql://",
+    "postgresql": "db+postgresql://",
+    "sqlalchemy": "db+postgresql:// and its like",
+    "sqla": "db+postgresql:// and its like",
+}
+
 
 def by_name(
     backend: str | type | None = None,
@@ -63,19 +83,34 @@ def by_name(
     }
     try:
         found = symbol_by_name(backend, aliases)
-    except (ValueError, ModuleNotFoundError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name != str(backend).partition(":")[0]:
+    except (ValueError, ModuleNotFoundError, AttributeError) as error:
+        if not isinstance(error, ValueError) and not _is_not_there(str(backend), error):
             raise  # the backend is there, something it needs is not
         raise ImproperlyConfigured(
             f"Unknown result backend: {backend!r}. Did you spell that correctly? "
-            f"({error!r}){hint(str(backend), aliases)}"
+            f"({error!r}){_remedy(str(backend), aliases)}"
         ) from error
     if isinstance(found, ModuleType):
         raise ImproperlyConfigured(
             f"Unknown result backend: {backend!r} is a Python module, not a backend class. "
-            "Name a class in it, as module:Class."
+            f"Name a class in it, as module:Class.{_remedy(str(backend), aliases)}"
         )
     return found
+
+
+def _is_not_there(path: str, error: ModuleNotFoundError | AttributeError) -> bool:
+    """Does *error* tell that there is no class at *path*, and not of something that its module needs?"""
+    module = path.rpartition(":" if ":" in path else ".")[0] or path
+    if isinstance(error, AttributeError):
+        return isinstance(error.obj, ModuleType) and error.obj.__name__ == module
+    return error.name is not None and f"{module}.".startswith(f"{error.name}.")
+
+
+def _remedy(backend: str, aliases: Iterable[str]) -> str:
+    """How to go on from a name that is none of *aliases*."""
+    if backend in MEANT:
+        return f" Write {MEANT[backend]} for that."
+    return hint(backend, aliases) or f" Known are: {', '.join(sorted(aliases))}; and any class, as module:Class."
 
 
 def by_url(backend: str | type | None = None, loader: Any = None) -> tuple[Any, str | None]:

@@ -102,6 +102,11 @@ def _header_members(header: Any, app: Any) -> Any:
     return regen(taken) if is_lazy(members) else list(taken)
 
 
+def _body(given: Any, app: Any = None) -> Any:
+    """Give what is taken for a body as a signature; ``None`` stays ``None``."""
+    return None if given is None else maybe_signature(as_signature(given, app, taker="chord()"), app=app)
+
+
 @Signature.register_type(name="chord")
 class chord(Signature):
     """A header of parallel tasks and a body that is called with the list of their results.
@@ -152,7 +157,7 @@ class chord(Signature):
         parts = {
             "kwargs": header_kwargs,
             "header": _header_members(header, app),
-            "body": maybe_signature(body, app=app),
+            "body": _body(body, app),
         }
         super().__init__(task, args, parts, app=app, **options)
         self["subtask_type"] = "chord"
@@ -263,7 +268,7 @@ class chord(Signature):
 
     def body_or_refuse(self, given: Any = None) -> Any:
         """Give the body, or *given* in its place; :exc:`TypeError` if there is none that does anything."""
-        body = self.body if given is None else maybe_signature(given)
+        body = self.body if given is None else _body(given)
         if body is None or (body.get("subtask_type") == "chain" and not body.tasks):
             raise TypeError(
                 f"{self!r} has no body: nothing would take the results. Give it one, as in "
@@ -425,7 +430,7 @@ class chord(Signature):
         so the errback is called once.  With ``task_allow_error_cb_on_chord_header`` each member of the
         header gets a copy of it besides.
         """
-        errback = maybe_signature(errback)
+        errback = as_signature(errback, taker="link_error()")
         body = self.body_or_refuse()
         if self.app.conf.task_allow_error_cb_on_chord_header:
             for member in self.tasks.tasks if isinstance(self.tasks, group) else self.tasks:

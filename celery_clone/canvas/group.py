@@ -145,6 +145,13 @@ def _give_an_end(sig: Any, app: Any) -> None:
             _give_an_end(sig.body, app)
 
 
+def _unread(members: Iterable[Any], app: Any) -> Any:
+    """Give what is taken for members as a list; that of a generator is read when it is asked for."""
+    if isinstance(members, (list, tuple)):
+        return members
+    return regen(as_signature(task, app, taker="group()") for task in members)
+
+
 @Signature.register_type()
 class group(Signature):
     """Tasks to run in parallel; called, it gives a :class:`GroupResult`.
@@ -174,7 +181,7 @@ class group(Signature):
             if isinstance(members, group):
                 members = members.tasks
             elif is_several(members):
-                members = regen(members)
+                members = _unread(members, options.get("app"))
             else:
                 members = [as_signature(members, options.get("app"), taker="group()").clone()]
         app = options.get("app")
@@ -371,11 +378,11 @@ class group(Signature):
         """
         if not self.tasks:
             raise IndexError(f"A group without members never ends, so {sig!r} would never be called.")
-        return self.tasks[0].link(maybe_signature(sig, clone=True).set(immutable=True))
+        return self.tasks[0].link(as_signature(sig, taker="link()").clone().set(immutable=True))
 
     def link_error(self, sig: Any) -> Any:
         """Have a copy of *sig* called for each member that fails.  Give these copies."""
-        sig = maybe_signature(sig)
+        sig = as_signature(sig, taker="link_error()")
         return tuple(task.link_error(sig.clone()) for task in self.tasks)
 
     def set_immutable(self, immutable: bool) -> None:

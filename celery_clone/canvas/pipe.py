@@ -17,7 +17,7 @@ from typing import Any
 from celery_clone.canvas.chain import _chain
 from celery_clone.canvas.chord import chord
 from celery_clone.canvas.group import group, is_empty_group, single_member
-from celery_clone.canvas.signature import Signature, as_signature
+from celery_clone.canvas.signature import Signature, as_signature, refuse_no_signature
 
 __all__ = ("TABLE", "Kind", "fold", "kind_of", "pipe")
 
@@ -159,9 +159,16 @@ TABLE: Mapping[Kind, Mapping[Kind, Rewrite]] = {
 
 
 def pipe(left: Any, right: Any) -> Any:
-    """Give what ``left | right`` makes, or ``NotImplemented`` if *right* is no signature."""
+    """Give what ``left | right`` makes.
+
+    What is no signature is refused with :exc:`TypeError`, unless it knows by itself how to stand on the
+    right of a ``|``.
+    """
     if not isinstance(right, Signature):
         if not isinstance(right, dict):
+            # Not hasattr: classes themselves can be piped, so every one of them would seem to know how.
+            if not any("__ror__" in vars(kind) and kind.__module__ != "builtins" for kind in type(right).__mro__):
+                refuse_no_signature(right, taker="|")
             return NotImplemented
         right = as_signature(right, left._app, taker="|")
     if isinstance(left, _chain):

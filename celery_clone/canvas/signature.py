@@ -81,6 +81,12 @@ def is_several(value: Any) -> bool:
     return is_list(value) and not isinstance(value, abstract.CallableTask)
 
 
+def refuse_no_signature(value: Any, *, taker: str) -> None:
+    """Raise :exc:`TypeError` if *value* is neither a signature nor the dictionary of one."""
+    if not isinstance(value, (dict, abstract.CallableSignature)):
+        _refuse(value, taker)
+
+
 def _refuse(value: Any, taker: str) -> NoReturn:
     name = getattr(value, "name", None)
     remedy = f"{name}.s(...)" if isinstance(value, abstract.CallableTask) and name else "task.s(...)"
@@ -423,10 +429,12 @@ class Signature(dict[str, Any]):
 
     def link(self, callback: Any) -> Any:
         """Have *callback* called with the return value of the task.  Give the callback."""
+        refuse_no_signature(callback, taker="link()")
         return self.append_to_list_option("link", callback)
 
     def link_error(self, errback: Any) -> Any:
         """Have *errback* called if the task fails.  Give the errback."""
+        refuse_no_signature(errback, taker="link_error()")
         return self.append_to_list_option("link_error", errback)
 
     def on_error(self, errback: Any) -> Any:
@@ -560,12 +568,16 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 def signature(varies: Any, *args: Any, **kwargs: Any) -> Any:
     """Make a signature of a task or a task name; copy one; or read one from its dictionary.
 
-    The other arguments are those of :class:`Signature`.
+    The other arguments are those of :class:`Signature`.  :exc:`TypeError` is raised for anything else.
     """
     if isinstance(varies, dict):
         if isinstance(varies, abstract.CallableSignature):
             return varies.clone()
-        return Signature.from_dict(varies, app=kwargs.get("app"))
+        return as_signature(varies, kwargs.get("app"), taker="signature()")
+    if not isinstance(varies, str) and getattr(varies, "name", None) is None:
+        raise TypeError(
+            f"signature() takes a task, the name of one, or the dictionary of a signature, but got {varies!r}."
+        )
     return Signature(varies, *args, **kwargs)
 
 
@@ -589,7 +601,7 @@ def maybe_signature(d: Any, app: Any = None, clone: bool = False) -> Any:
 def bound(task: Any, app: Any) -> Any:
     """Give a member or step as a signature, bound to *app* if it belongs to none yet."""
     if not isinstance(task, Signature):
-        return maybe_signature(task, app=app)
+        return maybe_signature(as_signature(task, app, taker="A workflow"), app=app)
     if app is not None and task._own_app() is None:
         task._app = app
     return task
@@ -597,7 +609,8 @@ def bound(task: Any, app: Any) -> Any:
 
 def app_of_any(tasks: Iterable[Any]) -> Any:
     """Give the app that the first of *tasks* with an app of its own belongs to, or ``None``."""
-    return next((app for app in (maybe_signature(task)._own_app() for task in tasks) if app is not None), None)
+    signatures = (as_signature(task, taker="A workflow") for task in tasks)
+    return next((app for app in (sig._own_app() for sig in signatures) if app is not None), None)
 
 
 subtask = signature

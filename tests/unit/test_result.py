@@ -703,6 +703,16 @@ def test_results_of_two_stores_are_asked_each_of_its_own(app: App, store: AskedS
     assert mixed.ready() and mixed.completed_count() == 3
 
 
+def test_a_member_that_a_group_does_not_have_is_refused_with_those_it_has(app: App) -> None:
+    made = app.GroupResult("g", [app.AsyncResult("a"), app.AsyncResult("b")])
+
+    assert (made[0].id, made[-1].id, made[1:]) == ("a", "b", made.results[1:])
+    with pytest.raises(IndexError, match="GroupResult g has 2 members, so there is no 2: .* from 0 to 1"):
+        made[2]
+    with pytest.raises(IndexError, match="GroupResult e has 0 members, so there is no 0"):
+        app.GroupResult("e", [])[0]
+
+
 def test_an_empty_group_has_ended(app: App) -> None:
     empty = app.GroupResult("g", [])
 

@@ -136,6 +136,43 @@ def test_an_unknown_backend_is_refused_with_the_nearest_name():
         by_name("rediss2", Loader)
 
 
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("postgresql://u@h/d", r"Write db\+postgresql:// for that"),
+        ("amqp://", "Write rpc:// for that"),
+        ("memcached://h", r"Write cache\+memcached:// for that"),
+        ("zzz://h", "Known are: arangodb, .*sqlite; and any class, as module:Class"),
+        ("no_such_package.stores:Store", "Known are"),
+        ("celery_clone.backends.filesystem:Folders", "Known are"),
+    ],
+)
+def test_a_url_that_means_no_backend_is_refused_with_what_to_write(url, remedy):
+    with pytest.raises(ImproperlyConfigured, match=f"Unknown result backend: '{url.partition('://')[0]}'.*{remedy}"):
+        by_url(url, Loader)
+
+
+@pytest.mark.parametrize(
+    ("store", "client"),
+    [
+        ("arangodb", "py_arango_connection"),
+        ("azureblockblob", "BlobServiceClient"),
+        ("cassandra", "cassandra"),
+        ("couchdb", "pycouchdb"),
+        ("dynamodb", "boto3"),
+        ("elasticsearch", "elasticsearch"),
+        ("mongodb", "pymongo"),
+        ("s3", "boto3"),
+    ],
+)
+def test_a_store_without_its_library_says_what_to_install(store, client, monkeypatch):
+    backend, _ = by_url(f"{store}://x", Loader)
+    monkeypatch.setattr(f"{backend.__module__}.{client}", None)
+    app = Celery("tests", broker="memory://", backend=f"{store}://x", set_as_current=False)
+    with pytest.raises(ImproperlyConfigured, match=rf"pip install celery_clone\[{store}\]"):
+        _ = app.backend
+
+
 def test_a_module_is_no_backend():
     with pytest.raises(ImproperlyConfigured, match="is a Python module, not a backend class"):
         by_name("json", Loader)

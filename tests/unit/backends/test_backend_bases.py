@@ -21,6 +21,7 @@ from celery_clone.backends.base import (
 )
 from celery_clone.backends.cache import CacheBackend, DummyClient, MemoryStore
 from celery_clone.backends.filesystem import FilesystemBackend
+from celery_clone.canvas import group
 from celery_clone.exceptions import (
     BackendGetMetaError,
     BackendStoreError,
@@ -89,6 +90,14 @@ def test_without_a_store_asking_says_what_to_set(app: Celery) -> None:
             ask()
     with pytest.raises(NotImplementedError, match="Starting chords requires a result backend"):
         app.backend.ensure_chords_allowed()
+
+
+def test_without_a_store_a_chord_is_refused_before_anything_is_sent(app: Celery) -> None:
+    member, body = app.signature("tests.member"), app.signature("tests.body")
+    with pytest.raises(NotImplementedError, match="requires a result backend(.|\n)*Set result_backend, for instance"):
+        (group(member, member) | body).apply_async()
+    with app.connection_for_read() as connection:
+        assert connection.SimpleQueue("celery").qsize() == 0
 
 
 def test_without_a_store_storing_is_no_error(app: Celery) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from celery_clone import Celery
-from celery_clone.canvas import Signature, chain, group, maybe_signature, signature, subtask
+from celery_clone.canvas import Signature, chain, chord, group, maybe_signature, signature, subtask
 from celery_clone.canvas.signature import written_call
 from celery_clone.utils.abstract import CallableSignature
 
@@ -273,9 +274,42 @@ def test_what_is_no_signature_is_refused_with_a_remedy(tasks: SimpleNamespace, b
         build(5)
 
 
-def test_the_pipe_leaves_other_types_to_themselves(tasks: SimpleNamespace) -> None:
-    with pytest.raises(TypeError, match="unsupported operand"):
-        tasks.add.s(1) | 5
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda add, bad: add.s(1) | bad,
+        lambda add, bad: chain(add.s(1), bad),
+        lambda add, bad: chord([bad], add.s()),
+        lambda add, bad: chord([add.s(1, 1)], bad),
+        lambda add, bad: chord([add.s(1, 1)])(bad),
+        lambda add, bad: chord((each for each in [bad]), add.s())(),
+        lambda add, bad: group(each for each in [bad])(),
+        lambda add, bad: group(each for each in [add.s(1, 1), bad])(),
+        lambda add, bad: add.s(1, 1).link(bad),
+        lambda add, bad: add.s(1, 1).link_error(bad),
+        lambda add, bad: group(add.s(1, 1)).link(bad),
+        lambda add, bad: chord([add.s(1, 1)], add.s(1)).link_error(bad),
+    ],
+)
+def test_whoever_takes_signatures_names_what_is_none(tasks: SimpleNamespace, build: Any) -> None:
+    with pytest.raises(TypeError, match=r"takes signatures, but got 5.*task\.s\(\.\.\.\)"):
+        build(tasks.add, 5)
+    with pytest.raises(TypeError, match=r"takes signatures, but got <@task: .*proj\.tasks\.add\.s\(\.\.\.\)"):
+        build(tasks.add, tasks.add)
+
+
+@pytest.mark.parametrize("bad", [5, None, ["proj.tasks.add"], {"no": "task"}])
+def test_a_signature_is_made_of_a_task_a_name_or_a_dictionary(bad: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^signature\(\) takes .*{re.escape(repr(bad))}"):
+        signature(bad)
+
+
+def test_the_pipe_leaves_types_that_know_it_to_themselves(tasks: SimpleNamespace) -> None:
+    class Collector:
+        def __ror__(self, left: Any) -> Any:
+            return "taken", left
+
+    assert tasks.add.s(1) | Collector() == ("taken", tasks.add.s(1))
     with pytest.raises(TypeError, match="takes signatures"):
         tasks.add.s(1) | {"no": "task"}
     assert (tasks.add.s(1, 1) | dict(tasks.add.s(2))).tasks[1] == tasks.add.s(2)
