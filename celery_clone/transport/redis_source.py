@@ -184,17 +184,33 @@ class RedisSource:
     def _claim(self, credit: int) -> list[Delivery]:
         if self._closed:
             return []
-        found, self._arrived = self._arrived[:credit], self._arrived[credit:]
-        if self._quiet or not self._lists or credit <= len(found) or self._bell.silent():
+        room = credit - len(self._arrived)
+        found: list[Delivery] = []
+        if self._quiet or not self._lists or room <= 0 or self._bell.silent():
             self.flush()
-            return found
-        while len(found) < credit:
-            wanted = min(credit - len(found), LARGEST_BATCH)
-            claimed = self._exchange(wanted)
-            found += claimed
-            if len(claimed) < wanted:
-                self._bell.arm()
-                break
+        else:
+            found = self._claim_from_lists(room)
+        # Only now: nobody would get again what is taken out before an error.
+        broadcast, self._arrived = self._arrived[:credit], self._arrived[credit:]
+        return [*broadcast, *found]
+
+    def _claim_from_lists(self, room: int) -> list[Delivery]:
+        found: list[Delivery] = []
+        try:
+            while len(found) < room:
+                wanted = min(room - len(found), LARGEST_BATCH)
+                claimed = self._exchange(wanted)
+                found += claimed
+                if len(claimed) < wanted:
+                    self._bell.arm()
+                    break
+        except (RedisError, OSError) as exc:
+            if not found:
+                raise
+            # They are held and their leases renewed: nobody else would ever run them.
+            logger.debug("The connection was lost behind a claim: %r", exc)
+            if self._hub is not None and self._ready is not None:
+                self._hub.call_soon(self._ready)  # the next look meets the error as well
         return found
 
     def _exchange(self, credit: int) -> list[Delivery]:

@@ -94,7 +94,12 @@ class Bell:
             return
         self.open()
         if self._connection is not None:
-            self._connection.send_packed_command([self._command], check_health=False)
+            try:
+                self._connection.send_packed_command([self._command], check_health=False)
+            except (RedisError, OSError):
+                # Left open it would connect by itself, and nothing would be tracked over the new connection.
+                self.close()
+                raise
             self._answers_due += 1
             self.armed = True
 
@@ -116,7 +121,7 @@ class Bell:
         """Let go of the connection.  Legal twice."""
         connection, self._connection = self._connection, None
         timer, self._poll_timer = self._poll_timer, None
-        self.armed = False
+        self.armed, self._answers_due = False, 0
         if timer is not None:
             timer.cancel()
         if connection is not None:
