@@ -248,7 +248,11 @@ class Backend:
             return
         self._fail_chain(getattr(request, "chain", None), exc, traceback, store_result=store_result, state=state)
         if call_errbacks and request.errbacks:
-            self._call_task_errbacks(request, exc, traceback)
+            try:
+                self._flush_deferred(task_id)  # an errback that is a task looks the failure up
+            finally:
+                # The result is kept for the next flush if that failed; who waits for the errback must not wait, too.
+                self._call_task_errbacks(request, exc, traceback)
 
     def mark_as_revoked(
         self,

@@ -666,3 +666,23 @@ def test_logging_of_a_failing_chord_is_one_error(
     assert [record.getMessage() for record in caplog.records] == [
         "Chord 'g' raised: ChordError(\"Dependency m0 raised ValueError('x')\")"
     ]
+
+
+# --- order -------------------------------------------------------------------------
+
+
+def test_a_failure_is_stored_before_an_errback_can_look_it_up(
+    make_app: Callable[..., Celery], server: redis.Redis
+) -> None:
+    app, task_id, seen = make_app(), uuid(), []
+
+    @app.task(name="look")
+    def look(request: Any, exc: BaseException, traceback: Any) -> None:
+        seen.append(json.loads(server.get(f"celery-task-meta-{request.id}") or "{}").get("status"))
+
+    writer = app.backend.defer_results()
+    request = Context({"id": task_id, "errbacks": [look.s()], "task": "sum"})
+    app.backend.mark_as_failure(task_id, ValueError("no"), request=request)
+
+    assert seen == [states.FAILURE]
+    assert not writer.pending

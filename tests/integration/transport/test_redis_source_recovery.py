@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -596,6 +598,22 @@ def test_acknowledgements_that_a_broken_connection_swallowed_are_sent_by_the_nex
 
     assert ids(take(second, 1)) == ["2"]
     assert fleet.store.hlen("unacked") == 1
+
+
+def test_what_was_claimed_is_given_out_although_the_bell_broke_behind_the_claim(fleet: Fleet) -> None:
+    source = fleet.source()
+    fleet.publish("1", "2")
+    assert ids(source.take(1)) == ["1"]
+    source._bell.open()
+    # What is waited with breaks, and what is claimed with does not.
+    source._bell._connection._sock.shutdown(socket.SHUT_RDWR)
+    fleet.publish("3")
+
+    assert ids(source.take(5)) == ["2", "3"]
+    later = threading.Timer(0.2, fleet.publish, ("4",))
+    later.start()
+    assert ids(source.take(5, timeout=10)) == ["4"]
+    later.join()
 
 
 def test_a_server_that_does_not_answer_is_a_broken_connection(fleet: Fleet, own_redis_server: RedisServer) -> None:
