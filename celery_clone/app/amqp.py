@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any, cast
 
 from kombu import Connection, Consumer, Exchange, Producer, Queue, pools, serialization
@@ -24,9 +25,10 @@ from celery_clone.transport.protocols import Destination, Publisher, SendOptions
 from celery_clone.utils.nodenames import anon_nodename
 from celery_clone.utils.objects import FallbackContext
 from celery_clone.utils.quorum_queues import detect_quorum_queues
+from celery_clone.utils.saferepr import saferepr
 
 from . import routes as _routes
-from .calls import SendDefaults, delayed_route, destination, expiration_seconds, unknown_transport
+from .calls import SendDefaults, Stencil, Way, delayed_route, destination, expiration_seconds, unknown_transport
 from .queues import Queues
 from .queues import Queues as QueueTable
 
@@ -35,14 +37,32 @@ __all__ = ("AMQP", "Queues", "task_message")
 #: Celery's public name of the message type.
 task_message = TaskMessage
 
+_PLAIN = frozenset({str, int, bool, type(None)})
+"""Types of which equal values mean the same to a publisher."""
+
 PUBLISH_DEADLINE_S = 10.0
 """What ``delay()`` may take when the broker is away; ``broker_transport_options["publish_deadline"]`` changes it."""
+
+
+class Batch:
+    """Messages that leave together, and what those of one group have in common.
+
+    ``ways`` holds the few ways they go.  ``stencil`` is the last call that others can be made like, by its
+    task; ``sample`` is the call that is being made and may become the stencil: its task and options.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[TaskMessage, Destination, SendOptions]] = []
+        self.afterwards: list[Callable[[], None]] = []
+        self.ways: dict[Any, Way] = {}
+        self.stencil: tuple[Any, Stencil] | None = None
+        self.sample: tuple[Any, Mapping[str, Any]] | None = None
 
 
 class Together(threading.local):
     """The messages that a thread gathers to publish as one batch; ``None`` outside of that."""
 
-    batch: list[tuple[TaskMessage, Destination, SendOptions, Callable[[], None]]] | None = None
+    batch: Batch | None = None
 
 
 class AMQP:
@@ -166,6 +186,8 @@ class AMQP:
             **options,
         )
 
+    _shipped_as_task_v2 = as_task_v2
+
     def as_task_v1(
         self,
         task_id: str,
@@ -247,6 +269,11 @@ class AMQP:
                 publisher = self._publisher
         return publisher
 
+    @property
+    def is_gathering(self) -> bool:
+        """Does this thread gather calls to publish as one batch?"""
+        return self._together.batch is not None
+
     @contextmanager
     def publishing_together(self) -> Iterator[None]:
         """Inside, calls of this thread are gathered; they leave as one batch at the end.
@@ -257,16 +284,65 @@ class AMQP:
         if together.batch is not None:
             yield
             return
-        batch: list[tuple[TaskMessage, Destination, SendOptions, Callable[[], None]]] = []
-        together.batch = batch
+        together.batch = batch = Batch()
         try:
             yield
         finally:
             together.batch = None
-        if batch:
-            self.publisher.publish_many([(message, to, how) for message, to, how, _ in batch])
-            for *_, afterwards in batch:
+        if batch.rows:
+            self.publisher.publish_many(batch.rows)
+            for afterwards in batch.afterwards:
                 afterwards()
+
+    def send_alike(self, task: Any, task_id: str, args: Any, kwargs: Any, options: Mapping[str, Any]) -> bool:
+        """Gather a call of *task* that is like the one before it; ``False`` if it is not, and must be made anew.
+
+        Most of what a call takes (routes, settings, destination) is the same for all members of a group.
+        """
+        batch = self._together.batch
+        if batch is None:
+            return False
+        options = {**options, "task_id": task_id}
+        if batch.stencil is None or batch.stencil[0] is not task or not batch.stencil[1].fits(options):
+            batch.sample = (task, options) if Stencil.allows(options) else None
+            return False
+        if signals.before_task_publish.receivers or signals.after_task_publish.receivers:
+            return False
+        stencil = batch.stencil[1]
+        args, kwargs = protocol.check_arguments(args, kwargs)
+        levels = self._repr_levels or 0
+        message = stencil.filled(
+            task_id,
+            options.get("group_index"),
+            args,
+            kwargs,
+            saferepr(args, self.argsrepr_maxsize, maxlevels=levels),
+            saferepr(kwargs, self.kwargsrepr_maxsize, maxlevels=levels),
+        )
+        if stencil.wants_result:
+            self.app.backend.on_task_call(None, task_id)
+        to, _, how = stencil.way
+        batch.rows.append((message, to, how))
+        return True
+
+    def _keep_stencil(self, batch: Batch, message: TaskMessage, way: Way) -> None:
+        """Keep a call that was made the long way, if what was made of it did not depend on its arguments."""
+        task, options = batch.sample or (None, {})
+        batch.stencil = batch.sample = None
+        plain = (
+            task is not None
+            and message.headers.get("task") == task.name
+            and message.headers.get("id") == options.get("task_id")
+            and message.sent_event is None
+            and not self.router.routes
+            # Functions that were put in the place of these have to see every call.
+            and getattr(self.app.send_task, "__func__", None) is self.app._shipped_send_task.__func__
+            and getattr(self.create_task_message, "__func__", None) is AMQP._shipped_as_task_v2
+            and self.send_task_message == self._send
+        )
+        if plain:
+            wants_result = not message.headers["ignore_result"]
+            batch.stencil = (task, Stencil(options, message, way, wants_result))
 
     @property
     def send_task_message(self) -> Callable[..., Any]:
@@ -297,7 +373,6 @@ class AMQP:
         **properties: Any,
     ) -> None:
         """Publish *message*; with no *producer* through the app's publisher."""
-        defaults = self._defaults or self._read_defaults()
         message_headers, message_properties, body, sent_event = message
         if headers:
             message_headers.update(headers)
@@ -307,12 +382,20 @@ class AMQP:
             queue = self.default_queue
         elif isinstance(queue, str):
             queue = self.queues[queue]
-        if delivery_mode is None:
-            queue_exchange = getattr(queue, "exchange", None)
-            delivery_mode = getattr(queue_exchange, "delivery_mode", None) or defaults.delivery_mode
-        to, queue_name = destination(queue, exchange, routing_key, exchange_type, declare, defaults)
-        policy = {**defaults.retry_policy, **retry_policy} if retry_policy else dict(defaults.retry_policy)
         before = signals.before_task_publish
+        batch = self._together.batch if producer is None else None
+        given = (exchange, routing_key, exchange_type, delivery_mode, retry, serializer, compression)
+        way = known = None
+        # What receivers get is for them to change, and what is not plain may compare equal and yet differ.
+        particular = any(value is not None for value in (declare, retry_policy, timeout, confirm_timeout))
+        if batch is not None and not (before.receivers or particular):
+            known = (id(queue), *given) if _PLAIN.issuperset(map(type, given)) else None
+            way = batch.ways.get(known)
+        if way is None:
+            way = self._way(queue, *given, declare, retry_policy, timeout, confirm_timeout)
+            if batch is not None and known is not None:
+                batch.ways[known] = way
+        to, queue_name, how = way
         if before.receivers:
             declared = list(to.declare)
             before.send(
@@ -323,28 +406,9 @@ class AMQP:
                 declare=declared,
                 headers=message_headers,
                 properties=message_properties,
-                retry_policy=policy,
+                retry_policy=how.retry_policy,
             )
             to = to._replace(declare=tuple(declared))
-        how = SendOptions(
-            serializer=serializer or defaults.serializer,
-            compression=compression or defaults.compression,
-            retry=defaults.retry if retry is None else retry,
-            retry_policy=policy,
-            deadline_s=defaults.deadline_s,
-            extra={
-                "delivery_mode": delivery_mode,
-                **({"timeout": timeout} if timeout is not None else {}),
-                **({"confirm_timeout": confirm_timeout} if confirm_timeout is not None else {}),
-            },
-        )
-        after = signals.after_task_publish
-        announce = sent_event is not None or bool(after.receivers)
-
-        def afterwards() -> None:
-            if announce:
-                self._announce(producer, name, message, to, queue_name, how, event_dispatcher)
-
         if producer is not None:
             producer.publish(
                 body,
@@ -353,18 +417,59 @@ class AMQP:
                 serializer=how.serializer,
                 compression=how.compression,
                 retry=how.retry,
-                retry_policy=policy,
+                retry_policy=how.retry_policy,
                 declare=list(to.declare),
                 headers=message_headers,
                 **how.extra,
                 **message_properties,
             )
-        elif self._together.batch is not None:
-            self._together.batch.append((message, to, how, afterwards))
-            return
+        elif batch is not None:
+            batch.rows.append((message, to, how))
+            self._keep_stencil(batch, message, way)
         else:
             self.publisher.publish(message, to, how)
-        afterwards()
+        if sent_event is not None or signals.after_task_publish.receivers:
+            announce = partial(self._announce, producer, name, message, to, queue_name, how, event_dispatcher)
+            if batch is None:
+                announce()
+            else:
+                batch.afterwards.append(announce)
+
+    def _way(
+        self,
+        queue: Any,
+        exchange: Any,
+        routing_key: str | None,
+        exchange_type: str | None,
+        delivery_mode: Any,
+        retry: bool | None,
+        serializer: str | None,
+        compression: str | None,
+        declare: Any,
+        retry_policy: Mapping[str, Any] | None,
+        timeout: float | None,
+        confirm_timeout: float | None,
+    ) -> Way:
+        """Complete what one call says of its sending by the settings."""
+        defaults = self._defaults or self._read_defaults()
+        if delivery_mode is None:
+            queue_exchange = getattr(queue, "exchange", None)
+            delivery_mode = getattr(queue_exchange, "delivery_mode", None) or defaults.delivery_mode
+        to, queue_name = destination(queue, exchange, routing_key, exchange_type, declare, defaults)
+        extra = {"delivery_mode": delivery_mode}
+        if timeout is not None:
+            extra["timeout"] = timeout
+        if confirm_timeout is not None:
+            extra["confirm_timeout"] = confirm_timeout
+        how = SendOptions(
+            serializer=serializer or defaults.serializer,
+            compression=compression or defaults.compression,
+            retry=defaults.retry if retry is None else retry,
+            retry_policy={**defaults.retry_policy, **(retry_policy or {})},
+            deadline_s=defaults.deadline_s,
+            extra=extra,
+        )
+        return Way(to, queue_name, how)
 
     def _announce(
         self,

@@ -803,6 +803,9 @@ class Celery:
             parent.add_trail(result)
         return result
 
+    _shipped_send_task = send_task
+    """Tells whether somebody put another function in its place, which has to see every call."""
+
     @contextmanager
     def publishing_together(self) -> Iterator[None]:
         """Inside, calls are gathered and leave as one batch at the end; see ``AMQP.publishing_together``."""

@@ -356,6 +356,15 @@ class Task:
             if check_arguments is not None:
                 check_arguments(*(args or ()), **(kwargs or {}))
         shadow = shadow or self.shadow_name(args, kwargs, options)
+        if (
+            app.amqp.is_gathering
+            and task_id
+            and not (shadow or link or link_error or producer or self._dump_pydantic_arguments)
+            and app.amqp.send_alike(self, task_id, args, kwargs, options)
+        ):
+            result = self.AsyncResult(task_id)
+            result.ignored = self.ignore_result
+            return result
         preset = self._exec_options
         if preset is None:
             preset = self._get_exec_options()
