@@ -29,7 +29,7 @@ def publish(side: Side, stage: Stage) -> dict[str, float]:
 
 
 def build(side: Side, stage: Stage) -> dict[str, float]:
-    """Building and writing a chord of 10,000, and of 20,000, with no broker about."""
+    """Building, freezing and writing a chord of 10,000, and of 20,000; neither is sent."""
     return stage.client(side, stage.on_redis(), "build", stage.scaled(10_000))
 
 
