@@ -128,6 +128,15 @@ def ignores_result(request: Any) -> bool:
     return request is not None and bool(request.ignore_result)
 
 
+def stays(stored: str, state: str) -> bool:
+    """Does the *stored* state of a task stay, although *state* is to be stored?
+
+    A success is final: a second run of a task that was delivered twice does not take it back.  Nor does the
+    word of a run that it will be tried again take back the end of that next try, which may be faster.
+    """
+    return stored == states.SUCCESS or (state == states.RETRY and stored in states.READY_STATES)
+
+
 class Backend:
     """Base class of result stores.
 

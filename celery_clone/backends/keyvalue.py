@@ -18,7 +18,7 @@ from celery_clone.exceptions import BackendStoreError
 from celery_clone.result import result_from_tuple
 
 from . import chords
-from .backend import Backend
+from .backend import Backend, stays
 from .polling import look_until_ready
 
 __all__ = ("BaseKeyValueStoreBackend",)
@@ -163,8 +163,7 @@ class BaseKeyValueStoreBackend(Backend):
         **kwargs: Any,
     ) -> Any:
         payload = self._result_payload(task_id, result, state, traceback, request)
-        # A success is final: a second run of a task that was delivered twice must not take it back.
-        if self._get_task_meta_for(task_id)["status"] != states.SUCCESS:
+        if not stays(self._get_task_meta_for(task_id)["status"], state):
             try:
                 self._set_with_state(self.get_key_for_task(task_id), payload, state)
             except BackendStoreError as exc:

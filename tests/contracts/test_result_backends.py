@@ -212,6 +212,18 @@ def test_a_success_is_final(caller: Caller) -> None:
 
 
 @each_keeper
+def test_a_try_that_is_told_of_late_does_not_take_back_the_end_of_the_next_one(caller: Caller) -> None:
+    result = caller.call()
+    caller.fail(result, OutOfStock("the last try"))
+
+    caller.store.mark_as_retry(result.id, OutOfStock("the try before"), request=caller.request(result))
+
+    assert caller.app.AsyncResult(result.id).state == states.FAILURE
+    with pytest.raises(OutOfStock, match="the last try"):
+        caller.app.AsyncResult(result.id).get(timeout=5)
+
+
+@each_keeper
 def test_a_failure_gives_way_to_a_later_success(caller: Caller) -> None:
     result = caller.call()
     caller.fail(result, OutOfStock("once"))

@@ -17,6 +17,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError, SerializationError
 from kombu.utils.encoding import ensure_bytes
 
 from celery_clone import states
+from celery_clone.backends.backend import stays
 from celery_clone.backends.base import BaseBackend
 from celery_clone.backends.polling import look_until_ready
 from celery_clone.backends.writer import Deferred, ResultWriter
@@ -217,15 +218,14 @@ class DatabaseBackend(BaseBackend):
         rows: dict[str, Any] = {}
         for item in batch:
             before = rows.get(item.task_id)
-            if before is None or before["status"] != states.SUCCESS:
+            if before is None or not stays(before["status"], item.what["status"]):
                 rows[item.task_id] = item.what
         self._ensure_retryable(self._put, list(rows.values()))
 
     def _put(self, rows: Sequence[Mapping[str, Any]]) -> None:
         with self._session() as session:
             table = self._table()
-            # A success is final: a second run of a task that was delivered twice does not take it back.
-            store_rows(session, table, "task_id", rows, Kept(table.c.status, states.SUCCESS))
+            store_rows(session, table, "task_id", rows, Kept(table.c.status))
             session.commit()
 
     def _table(self) -> Any:

@@ -14,20 +14,26 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from celery_clone import states
+
 __all__ = ("store_rows",)
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 class Kept:
-    """Which rows of a table are not changed: those whose *column* has the value *value*."""
+    """Which rows of a table are not changed: those whose state, in *column*, stays (``backends.backend.stays``)."""
 
-    def __init__(self, column: Any, value: str) -> None:
-        self.column, self.value = column, value
+    def __init__(self, column: Any) -> None:
+        self.column = column
 
-    def may_change(self) -> Any:
-        """The condition for a change."""
-        return sa.or_(self.column.is_(None), self.column != self.value)
+    def may_change(self, state: Any) -> Any:
+        """The condition for a change to *state*, a value or an expression."""
+        ended = (states.FAILURE, states.REVOKED)
+        return sa.or_(
+            self.column.is_(None),
+            sa.and_(self.column != states.SUCCESS, sa.or_(state != states.RETRY, self.column.not_in(ended))),
+        )
 
 
 def store_rows(session: Session, table: Any, key: str, rows: Rows, kept: Kept | None = None) -> None:
@@ -43,7 +49,7 @@ def on_conflict(insert: Callable[..., Any]) -> Callable[..., None]:
     def store(session: Session, table: Any, key: str, rows: Rows, kept: Kept | None) -> None:
         statement = insert(table)
         changes = {name: statement.excluded[name] for name in rows[0] if name != key}
-        condition = None if kept is None else kept.may_change()
+        condition = None if kept is None else kept.may_change(statement.excluded[kept.column.name])
         session.execute(
             statement.on_conflict_do_update(index_elements=[table.c[key]], set_=changes, where=condition),
             [dict(row) for row in rows],
@@ -61,7 +67,7 @@ def on_duplicate_key(session: Session, table: Any, key: str, rows: Rows, kept: K
             continue
         new: Any = statement.inserted[name]
         if kept is not None:
-            new = sa.func.IF(kept.may_change(), new, table.c[name])
+            new = sa.func.IF(kept.may_change(statement.inserted[kept.column.name]), new, table.c[name])
         changes.append((name, new))
     if kept is not None:
         # The changes are made one after the other: what the others look at comes last.
@@ -75,7 +81,7 @@ def one_by_one(session: Session, table: Any, key: str, rows: Rows, kept: Kept | 
         same = table.c[key] == row[key]
         changed = sa.update(table).where(same).values(**{name: row[name] for name in row if name != key})
         if kept is not None:
-            changed = changed.where(kept.may_change())
+            changed = changed.where(kept.may_change(sa.literal(row[kept.column.name])))
         if session.execute(changed).rowcount:  # type: ignore[attr-defined]
             continue
         if session.execute(sa.select(table.c[key]).where(same)).first() is not None:

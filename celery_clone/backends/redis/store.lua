@@ -4,25 +4,34 @@
 --
 -- ARGV[1]  the result
 -- ARGV[2]  seconds until it expires, 0 for never
--- ARGV[3]  how a stored success is known, since no other state may follow one:
+-- ARGV[3]  how it is known whether what is stored stays (no other state follows a success, and the word that
+--          a task will be tried again does not follow the end of that next try, which may be faster):
 --          "text"  the result is JSON text, which can be looked at here
 --          "ask"   it cannot: give back what is stored, if anything is
 --          "force" it was looked at already
 --
--- Returns 1 stored, 0 a success is stored already, or what is stored.
+-- Returns 1 stored, 0 what is stored stays, or what is stored.
 
-local SUCCESS = '{"status": "SUCCESS"'
+local function status_in(text)
+    return string.match(text, '^{"status": "([^"]*)"')
+end
 
-local function is_success(key)
-    if redis.call('GETRANGE', key, 0, #SUCCESS - 1) == SUCCESS then
-        return true
-    end
-    if redis.call('GETRANGE', key, 0, 11) == '{"status": "' then
-        return false
+local function stored_status(key)
+    local status = status_in(redis.call('GETRANGE', key, 0, 63))
+    if status then
+        return status
     end
     -- Written by somebody who orders the fields in another way.
     local parsed, meta = pcall(cjson.decode, redis.call('GET', key))
-    return parsed and type(meta) == 'table' and meta['status'] == 'SUCCESS'
+    return parsed and type(meta) == 'table' and meta['status']
+end
+
+local function stays(key, result)
+    local stored = stored_status(key)
+    if stored == 'FAILURE' or stored == 'REVOKED' then
+        return status_in(result) == 'RETRY'
+    end
+    return stored == 'SUCCESS'
 end
 
 local function store(key, result, expires, how)
@@ -30,7 +39,7 @@ local function store(key, result, expires, how)
         if how == 'ask' then
             return redis.call('GET', key)
         end
-        if is_success(key) then
+        if stays(key, result) then
             return 0
         end
     end

@@ -21,6 +21,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 from celery_clone import states
 from celery_clone.backends import chords
 from celery_clone.backends.asynchronous import AsyncBackendMixin
+from celery_clone.backends.backend import stays
 from celery_clone.backends.base import BaseKeyValueStoreBackend
 from celery_clone.backends.writer import Deferred, ResultWriter
 from celery_clone.canvas import maybe_signature
@@ -334,19 +335,19 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         return payload
 
     def _store_all(self, results: Sequence[tuple[Any, Any, Any]]) -> None:
-        """Store (key, payload, seconds) of several tasks in one round trip, except over a success."""
+        """Store (key, payload, seconds) of several tasks in one round trip, but for those whose stored state stays."""
         how = self._how_success_is_known
         answers = self._call([pack_script(STORE, (key,), payload, seconds, how) for key, payload, seconds in results])
         again = [
             pack_script(STORE, (key,), payload, seconds, "force")
             for (key, payload, seconds), answer in zip(results, answers, strict=True)
-            if not isinstance(answer, int) and not self._is_success(answer)
+            if not isinstance(answer, int) and not self._stays(answer, payload)
         ]
         if again:
             self._call(again)
 
-    def _is_success(self, payload: Any) -> bool:
-        return bool(self.decode(payload)["status"] == states.SUCCESS)
+    def _stays(self, stored: Any, payload: Any) -> bool:
+        return stays(self.decode(stored)["status"], self.decode(payload)["status"])
 
     def defer_results(self) -> ResultWriter:
         """From now on let the results of this process wait for the writer's ``flush()``.
@@ -454,7 +455,7 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
             command = pack_script(CHORD_PART, [*keys, key], *arguments, *result, self._how_success_is_known)
             answer = self.ensure(self._call, ([command],))[0]
             if answer[0] in (b"ask", "ask"):
-                if self._is_success(answer[1]):
+                if self._stays(answer[1], result[0]):
                     answer = None
                 else:
                     command = pack_script(CHORD_PART, [*keys, key], *arguments, *result, "force")

@@ -92,13 +92,14 @@ class ResultStore:
     def put(self, results: Sequence[Stored], parts: Sequence[Part], now: float) -> tuple[list[str], list[Finished]]:
         """Store values, and count the ends of chord members; the bells to ring, and the chords to finish.
 
-        A success is final: a second run of a task that was delivered twice does not take it back.
-        Neither does a second end of a member count: the first one stands.
+        What stays is said by :func:`celery_clone.backends.backend.stays`.  A second end of a member does not
+        count: the first one stands.
         """
         upsert = (
             "INSERT INTO celery_results (key, value, status, expires_at) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (key) DO UPDATE SET value = excluded.value, status = excluded.status,"
             " expires_at = excluded.expires_at WHERE celery_results.status IS NOT 'SUCCESS'"
+            " AND (excluded.status IS NOT 'RETRY' OR coalesce(celery_results.status, '') NOT IN ('FAILURE', 'REVOKED'))"
         )
         rows = [
             (key, value, status, None if lifetime_s is None else now + lifetime_s)

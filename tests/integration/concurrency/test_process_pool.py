@@ -706,6 +706,7 @@ def test_stop_with_a_deadline_takes_back_what_has_not_begun(bench):
     one = bench(1)
     (running,) = one.submit("sleep:30")
     one.begun(running)
+    wait_until(lambda: one.runs() == [running], 10, "the run to be noted")
     one.submit(*["echo:x"] * 10)
     one.pool.stop(deadline=0.0)
     assert [report.seq for report in one.finals()] == [running]
