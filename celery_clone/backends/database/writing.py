@@ -29,10 +29,10 @@ class Kept:
 
     def may_change(self, state: Any) -> Any:
         """The condition for a change to *state*, a value or an expression."""
-        ended = (states.FAILURE, states.REVOKED)
+        # Not with IN, which cannot stand in a statement for many rows.
+        open_ended = sa.and_(*(self.column != end for end in sorted(states.READY_STATES)))
         return sa.or_(
-            self.column.is_(None),
-            sa.and_(self.column != states.SUCCESS, sa.or_(state != states.RETRY, self.column.not_in(ended))),
+            self.column.is_(None), open_ended, sa.and_(self.column != states.SUCCESS, state != states.RETRY)
         )
 
 
