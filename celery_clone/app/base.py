@@ -11,6 +11,7 @@ import sys
 import threading
 import typing
 import warnings
+import weakref
 from collections import UserDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -157,6 +158,19 @@ class Once:
         return value
 
 
+_opened: weakref.WeakSet[Celery] = weakref.WeakSet()
+"""Apps that hold something a forked child must let go of.  Weak: a registration at the interpreter never ends."""
+
+
+def _after_fork_of_all() -> None:
+    for app in list(_opened):
+        app._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_of_all)
+
+
 class Celery:
     """A task application.
 
@@ -208,7 +222,6 @@ class Celery:
     _fixups: Any = None
     _pool: Any = None
     _conf: Any = None
-    _after_fork_registered = False
 
     def __init__(
         self,
@@ -313,9 +326,7 @@ class Celery:
         set_default_app(self)
 
     def _ensure_after_fork(self) -> None:
-        if not self._after_fork_registered:
-            self._after_fork_registered = True
-            os.register_at_fork(after_in_child=self._after_fork)
+        _opened.add(self)
 
     def _after_fork(self) -> None:
         """In a forked child: let go of what belongs to the parent."""
