@@ -6,6 +6,7 @@ is a skip that says how to get it, and a failure where ``CI=true``.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -305,7 +306,11 @@ def ambient_apps_restored() -> Iterator[None]:
     """Leave the ambient apps, and the tasks for all apps, as they were."""
     declared, default = set(_state._on_app_finalizers), _state.default_app
     current = _state._tls.current_app
+    # A worker in this process that sets logging up would leave caplog without a word.
+    logger = logging.getLogger("celery")
+    propagates = logger.propagate
     yield
+    logger.propagate = propagates
     _state._on_app_finalizers.intersection_update(declared)
     _state.default_app, _state._tls.current_app = default, current
 

@@ -14,10 +14,12 @@
 -- ARGV[3]  "1": .j is a zset       ARGV[4]  its place
 -- ARGV[5]  seconds to keep the bookkeeping, 0 for ever     ARGV[6]  the same for the header
 -- ARGV[7]  seconds for which the claim to send the body holds
--- ARGV[8]  the claim: equal for the same member, so that it is taken up again when a worker died with it
--- ARGV[9+] result, seconds and how, for store()
+-- ARGV[8]  the claim: "<task id>:<place> <run>".  Another run of the same member waits for it a moment, and
+--          takes it up when the worker that had it seems to have died with it
+-- ARGV[9]  seconds after which that is assumed
+-- ARGV[10+] result, seconds and how, for store()
 --
--- Returns {"ask", stored result}, {"done"}, {"waiting"}, {"claimed"} or
+-- Returns {"ask", stored result}, {"done"}, {"waiting"}, {"claimed"}, {"busy"} or
 -- {"complete", header or false, what the members left}.
 
 local parts, added, size, counted, header, claim = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -25,7 +27,7 @@ local member, part, ordered, place = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4]
 local expires, header_expires = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 if KEYS[7] then
-    local stored = store(KEYS[7], ARGV[9], ARGV[10], ARGV[11])
+    local stored = store(KEYS[7], ARGV[10], ARGV[11], ARGV[12])
     if type(stored) == 'string' then
         return {'ask', stored}
     end
@@ -58,7 +60,12 @@ if there < tonumber(wanted) + tonumber(redis.call('GET', added) or 0) then
     return {'waiting'}
 end
 if holder and holder ~= ARGV[8] then
-    return {'claimed'}
+    if string.sub(holder, 1, #member + 1) ~= member .. ' ' then
+        return {'claimed'}
+    end
+    if tonumber(ARGV[7]) - redis.call('TTL', claim) < tonumber(ARGV[9]) then
+        return {'busy'}
+    end
 end
 redis.call('SET', claim, ARGV[8], 'EX', ARGV[7])
 local left = redis.call(ordered and 'ZRANGE' or 'LRANGE', parts, 0, -1)

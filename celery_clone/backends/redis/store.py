@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from celery_clone.exceptions import BackendStoreError, ChordError
 from celery_clone.result import result_from_tuple
 from celery_clone.transport.redis_layout import pack, pack_script
 from celery_clone.utils.functional import dictfilter
+from celery_clone.utils.ids import uuid
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.time import humanize_seconds
 
@@ -43,6 +45,11 @@ logger = get_logger("celery.backends.redis")
 CLAIM_S = 600
 """How long the claim to send a chord's body holds.  Longer than any publishing that is tried again; a
 worker that died with the claim is followed by who runs or buries the same member, and that one may."""
+
+BUSY_S = 15
+"""How long another run of the member that has the claim may take to send the body: longer than publishing does."""
+
+BUSY_LOOK_S = 0.05
 
 DONE_S = 2 * 3600
 """How long a chord that is over is remembered: members may be delivered again until then."""
@@ -448,7 +455,8 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
             self.chord_expires or 0,
             self._chord_result_expires,
             CLAIM_S,
-            member,
+            run := f"{member} {uuid()}",
+            BUSY_S,
         ]
         if result is not None:
             key = self.get_key_for_task(request.id)
@@ -462,14 +470,19 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
                     answer = self.ensure(self._call, ([command],))[0]
         else:
             answer = None
+        count = pack_script(CHORD_PART, keys, *arguments)
         if answer is None:
-            answer = self.ensure(self._call, ([pack_script(CHORD_PART, keys, *arguments)],))[0]
+            answer = self.ensure(self._call, ([count],))[0]
+        while answer[0] in (b"busy", "busy"):
+            # The member was given out twice, and its other run is just sending the body, or died doing it.
+            time.sleep(BUSY_LOOK_S)
+            answer = self.ensure(self._call, ([count],))[0]
         if answer[0] in (b"complete", "complete"):
             body = maybe_signature(request.chord, app=self.app)
             try:
                 self._send_chord_body(group_id, body, answer[1], answer[2])
             finally:
-                done = pack_script(CHORD_DONE, [claim, parts, added, size, counted], member, DONE_S)
+                done = pack_script(CHORD_DONE, [claim, parts, added, size, counted], run, DONE_S)
                 self.ensure(self._call, ([done],))
 
     def _send_chord_body(self, group_id: str, body: Any, header: Any, parts: Sequence[Any]) -> None:

@@ -16,6 +16,7 @@ import redis
 
 from celery_clone import Celery, states
 from celery_clone.backends.redis import RedisBackend
+from celery_clone.backends.redis.store import BUSY_S, CLAIM_S
 from celery_clone.backends.redis.waiting import OVER
 from celery_clone.exceptions import ChordError, TimeoutError
 from celery_clone.execution.context import Context
@@ -475,16 +476,31 @@ def test_the_claim_of_another_member_is_respected(
     assert sent(app) == []
 
 
-def test_the_claim_of_the_same_member_is_taken_up(
+def test_the_claim_of_a_run_of_the_same_member_that_seems_to_have_died_is_taken_up(
     make_app: Callable[..., Celery], body: Any, server: redis.Redis
 ) -> None:
     app = make_app()
     app.backend.set_chord_size("g", 1)
-    server.set("celery-taskset-meta-g.c", "m0:0")
+    server.set("celery-taskset-meta-g.c", "m0:0 another run", ex=CLAIM_S - BUSY_S)
 
     app.backend.mark_as_done("m0", 5, request=request_of(app, 0, body))
 
     assert sent(app) == [("body", [[5]])]
+
+
+def test_another_run_of_the_member_that_is_sending_the_body_is_waited_for(
+    make_app: Callable[..., Celery], body: Any, server: redis.Redis
+) -> None:
+    app = make_app()
+    app.backend.set_chord_size("g", 1)
+    server.set("celery-taskset-meta-g.c", "m0:0 another run", ex=CLAIM_S)
+    later = threading.Timer(0.2, server.set, ("celery-taskset-meta-g.c", "done"))
+    later.start()
+
+    app.backend.mark_as_done("m0", 5, request=request_of(app, 0, body))
+
+    assert sent(app) == []
+    later.join()
 
 
 def test_the_first_end_of_a_member_wins(make_app: Callable[..., Celery], body: Any) -> None:
