@@ -307,10 +307,11 @@ def ambient_apps_restored() -> Iterator[None]:
     declared, default = set(_state._on_app_finalizers), _state.default_app
     current = _state._tls.current_app
     # A worker in this process that sets logging up would leave caplog without a word.
-    logger = logging.getLogger("celery")
-    propagates = logger.propagate
+    loggers = [(each, each.level, each.propagate) for each in (logging.getLogger(), logging.getLogger("celery"))]
     yield
-    logger.propagate = propagates
+    for logger, level, propagates in loggers:
+        logger.setLevel(level)
+        logger.propagate = propagates
     _state._on_app_finalizers.intersection_update(declared)
     _state.default_app, _state._tls.current_app = default, current
 
