@@ -23,15 +23,11 @@ from celery_clone.utils.saferepr import saferepr
 
 from .adapter import JobsByCalls
 
-__all__ = ("BasePool", "HardLimit", "apply_target")
+__all__ = ("BasePool", "apply_target")
 
 logger = get_logger("celery.pool")
 
 LOGGED_CHARACTERS = 1024
-
-
-class HardLimit(BaseException):
-    """Ends a call that has reached its hard time limit, in pools of this process; tasks do not catch it by accident."""
 
 
 def apply_target(

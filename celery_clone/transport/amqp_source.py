@@ -7,7 +7,6 @@ tag of another epoch is dropped.  It may not look into bodies.
 
 from __future__ import annotations
 
-import select
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -18,7 +17,7 @@ from kombu.utils.uuid import uuid
 
 from celery_clone.message.delivery import Delivery
 from celery_clone.transport.amqp_frames import FrameTap, RawDelivery, can_pump, decode_properties, pump
-from celery_clone.transport.waits import CLOSING_TIMEOUT_S
+from celery_clone.transport.waits import CLOSING_TIMEOUT_S, readable
 from celery_clone.utils.log import get_logger
 
 if TYPE_CHECKING:
@@ -217,9 +216,7 @@ class AmqpSource:
         """Read what is there, waiting at most *timeout* seconds for it."""
         if self._pumps and self._tap is not None:
             if timeout > 0 and not self._amqp.transport._read_buffer:
-                poller = select.poll()
-                poller.register(self._amqp.sock, select.POLLIN)
-                poller.poll(timeout * 1000)
+                readable(self._amqp.sock)(timeout)
             while pump(self._amqp, self._tap):
                 pass
             return

@@ -32,7 +32,7 @@ from celery_clone.transport.publisher import (
     undeclared,
 )
 from celery_clone.transport.redis_layout import Layout, pack
-from celery_clone.transport.redis_replies import readable
+from celery_clone.transport.waits import readable
 from celery_clone.utils.ids import uuid
 from celery_clone.utils.log import get_logger
 

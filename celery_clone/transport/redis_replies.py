@@ -7,14 +7,12 @@ answers are redis-py's business.  It may not send anything.
 
 from __future__ import annotations
 
-import select
-from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-__all__ = ("Notice", "Replies", "parse", "readable")
+__all__ = ("Notice", "Replies", "parse")
 
 PIECE_BYTES = 65536
 
@@ -87,14 +85,3 @@ def parse(data: bytes | bytearray, start: int) -> tuple[Any, int] | None:
             values.append(value)
         return values, end
     return bytes(text), end
-
-
-def readable(socket: Any) -> Callable[[float], Any]:
-    """A function that waits so many seconds at most until *socket* can be read, and says whether it can."""
-    # Looked up now: eventlet takes poll() away, and gevent puts its own in its place.
-    make_poll = getattr(select, "poll", None)
-    if make_poll is None:
-        return lambda timeout: select.select((socket,), (), (), timeout)[0]
-    poller = make_poll()
-    poller.register(socket, select.POLLIN)
-    return lambda timeout: poller.poll(timeout * 1000)

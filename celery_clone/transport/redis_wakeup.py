@@ -18,7 +18,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from celery_clone.transport.redis_layout import pack
-from celery_clone.transport.redis_replies import Replies, readable
+from celery_clone.transport.redis_replies import Replies
+from celery_clone.transport.waits import readable
 
 __all__ = ("POLL_S", "Bell")
 

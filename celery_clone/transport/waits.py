@@ -1,15 +1,18 @@
 """How long a worker waits for the answer of a broker that is there and does not answer.
 
-Used by ``worker.consumer`` on the connections it opens.  Left alone, the clients of AMQP and Redis wait for
-ever, and a worker that waits hears neither a signal nor its heartbeats.  It may not send anything.
+Used by ``worker.consumer`` on the connections it opens; sources and publishers wait with :func:`readable`.
+Left alone, the clients of AMQP and Redis wait for ever, and a worker that waits hears neither a signal nor
+its heartbeats.  It may not send anything.
 """
 
 from __future__ import annotations
 
 import math
+import select
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ("CLOSING_TIMEOUT_S", "REPLY_TIMEOUT_S", "bound_waits", "expect_nothing", "prepare_waits")
+__all__ = ("CLOSING_TIMEOUT_S", "REPLY_TIMEOUT_S", "bound_waits", "expect_nothing", "prepare_waits", "readable")
 
 REPLY_TIMEOUT_S = 15.0
 """How long a broker may take to answer before the connection counts as broken."""
@@ -69,3 +72,14 @@ def expect_nothing(connection: Any) -> None:
         connection.collect()
     else:
         bound_waits(connection, IN_VAIN_S)
+
+
+def readable(socket: Any) -> Callable[[float], Any]:
+    """A function that waits so many seconds at most until *socket* can be read, and says whether it can."""
+    # Looked up now: eventlet takes poll() away, and gevent puts its own in its place.
+    make_poll = getattr(select, "poll", None)
+    if make_poll is None:
+        return lambda timeout: select.select((socket,), (), (), timeout)[0]
+    poller = make_poll()
+    poller.register(socket, select.POLLIN)
+    return lambda timeout: poller.poll(timeout * 1000)
