@@ -386,10 +386,10 @@ class AMQP:
         batch = self._together.batch if producer is None else None
         given = (exchange, routing_key, exchange_type, delivery_mode, retry, serializer, compression)
         way = known = None
-        # What receivers get is for them to change, and what is not plain may compare equal and yet differ.
-        particular = any(value is not None for value in (declare, retry_policy, timeout, confirm_timeout))
-        if batch is not None and not (before.receivers or particular):
-            known = (id(queue), *given) if _PLAIN.issuperset(map(type, given)) else None
+        if batch is not None and not before.receivers:
+            # What receivers get is for them to change, and what is not plain may compare equal and yet differ.
+            particular = any(value is not None for value in (declare, retry_policy, timeout, confirm_timeout))
+            known = None if particular or not _PLAIN.issuperset(map(type, given)) else (id(queue), *given)
             way = batch.ways.get(known)
         if way is None:
             way = self._way(queue, *given, declare, retry_policy, timeout, confirm_timeout)

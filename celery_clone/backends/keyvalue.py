@@ -19,7 +19,7 @@ from celery_clone.result import result_from_tuple
 
 from . import chords
 from .backend import Backend, stays
-from .polling import look_until_ready
+from .polling import ManyAtOnceMixin
 
 __all__ = ("BaseKeyValueStoreBackend",)
 
@@ -27,7 +27,7 @@ PREFIX_ENDS = ":_-."
 """A global prefix that ends in one of these is taken as it is; any other gets an underscore."""
 
 
-class BaseKeyValueStoreBackend(Backend):
+class BaseKeyValueStoreBackend(ManyAtOnceMixin, Backend):
     """Base class of key/value stores."""
 
     #: Makes a key of text or bytes.
@@ -202,34 +202,10 @@ class BaseKeyValueStoreBackend(Backend):
         ready = self._filter_ready(enumerate(values), READY_STATES)
         return {bytes_to_str(keys[place]): meta for place, meta in ready}
 
-    def get_many(
-        self,
-        task_ids: Iterable[str],
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_message: Callable[[Any], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
-        max_iterations: int | None = None,
-        READY_STATES: Any = states.READY_STATES,  # noqa: N803 Celery's name
-    ) -> Iterator[tuple[str, Any]]:
-        """Yield ``(id, meta)`` of tasks as they end; see :func:`look_until_ready`."""
-
-        def read(ids: Sequence[str]) -> dict[str, Any]:
-            values = self._ensure_retryable(self.mget, [self.get_key_for_task(task_id) for task_id in ids])
-            return self._mget_to_results(values, ids, READY_STATES)
-
-        return look_until_ready(
-            self,
-            read,
-            task_ids,
-            timeout=timeout,
-            interval=interval,
-            on_message=on_message,
-            on_interval=on_interval,
-            max_iterations=max_iterations,
-            ready_states=READY_STATES,
-        )
+    def _read_ended(self, task_ids: Sequence[str], ready_states: Any) -> dict[str, Any]:
+        """The metas of those tasks that have ended."""
+        values = self.mget([self.get_key_for_task(task_id) for task_id in task_ids])
+        return self._mget_to_results(values, task_ids, ready_states)
 
     # --- groups and chords -------------------------------------------------------------
 

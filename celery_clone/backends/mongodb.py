@@ -7,7 +7,7 @@ ones are removed by the daily ``celery.backend_cleanup``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -19,7 +19,7 @@ from celery_clone.result import result_from_tuple
 
 from .base import BaseBackend
 from .clients import PerProcess, library_missing, settings_of
-from .polling import look_until_ready
+from .polling import ManyAtOnceMixin
 
 try:
     import pymongo
@@ -41,7 +41,7 @@ EXTENDED = ("name", "args", "kwargs", "worker", "retries", "queue", "stamped_hea
 TASK_LIKE = ("status", "result", "date_done", "traceback", "children")
 
 
-class MongoBackend(BaseBackend):
+class MongoBackend(ManyAtOnceMixin, BaseBackend):
     """Keeps results in two collections of one database.  Safe to use from several threads."""
 
     mongo_host: Any = None
@@ -205,34 +205,10 @@ class MongoBackend(BaseBackend):
     def _forget(self, task_id: str) -> None:
         self.collection.delete_one({"_id": task_id})
 
-    def get_many(
-        self,
-        task_ids: Iterable[str],
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_message: Callable[[Any], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
-        max_iterations: int | None = None,
-        READY_STATES: Any = states.READY_STATES,  # noqa: N803 Celery's name
-    ) -> Iterator[tuple[str, Any]]:
-        """Yield ``(id, meta)`` of tasks as they end; see :func:`look_until_ready`."""
-
-        def read(ids: Sequence[str]) -> dict[str, Any]:
-            ended = {"_id": {"$in": list(ids)}, "status": {"$in": list(READY_STATES)}}
-            return {document["_id"]: self._meta(document) for document in self.collection.find(ended)}
-
-        return look_until_ready(
-            self,
-            lambda ids: self._ensure_retryable(read, ids),
-            task_ids,
-            timeout=timeout,
-            interval=interval,
-            on_message=on_message,
-            on_interval=on_interval,
-            max_iterations=max_iterations,
-            ready_states=READY_STATES,
-        )
+    def _read_ended(self, task_ids: Sequence[str], ready_states: Any) -> dict[str, Any]:
+        """The metas of those tasks that have ended."""
+        ended = {"_id": {"$in": list(task_ids)}, "status": {"$in": list(ready_states)}}
+        return {document["_id"]: self._meta(document) for document in self.collection.find(ended)}
 
     # --- groups -----------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """``SyncBackendMixin``: waiting for results by asking the store again and again.
 
 Mixed into the stores that do not tell of results by themselves; those that can read many tasks at
-once wait for them by :func:`look_until_ready`.  It may not know how a store is read beyond
+once have ``get_many`` from ``ManyAtOnceMixin``.  It may not know how a store is read beyond
 ``get_task_meta``, ``get_many`` and the function it is handed.
 """
 
@@ -17,7 +17,7 @@ from celery_clone import states
 from celery_clone.exceptions import ImproperlyConfigured, TimeoutError
 from celery_clone.result import ResultSet
 
-__all__ = ("SyncBackendMixin", "look_until_ready", "naps")
+__all__ = ("ManyAtOnceMixin", "SyncBackendMixin", "look_until_ready", "naps")
 
 FIRST_NAP_S = 0.005
 """The pause after the first look; each is half as long again, up to the interval that was asked for."""
@@ -86,6 +86,40 @@ def look_until_ready(
                 raise TimeoutError(f"Operation timed out ({timeout})")
             nap = min(nap, left)
         time.sleep(nap)
+
+
+class ManyAtOnceMixin:
+    """For stores that can read many tasks at once; they define :meth:`_read_ended`."""
+
+    _ensure_retryable: Callable[..., Any]
+
+    def _read_ended(self, task_ids: Sequence[str], ready_states: Any) -> Mapping[str, Any]:
+        """The metas of those tasks that have ended."""
+        raise NotImplementedError(f"{type(self).__name__} must define _read_ended().")
+
+    def get_many(
+        self,
+        task_ids: Iterable[str],
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: Callable[[Any], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+        max_iterations: int | None = None,
+        READY_STATES: Any = states.READY_STATES,  # noqa: N803 Celery's name
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield ``(id, meta)`` of tasks as they end; see :func:`look_until_ready`."""
+        return look_until_ready(
+            self,
+            lambda ids: self._ensure_retryable(self._read_ended, ids, READY_STATES),
+            task_ids,
+            timeout=timeout,
+            interval=interval,
+            on_message=on_message,
+            on_interval=on_interval,
+            max_iterations=max_iterations,
+            ready_states=READY_STATES,
+        )
 
 
 class SyncBackendMixin:

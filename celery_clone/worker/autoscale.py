@@ -87,7 +87,7 @@ class Autoscaler(bgThread):
     def body(self) -> None:
         """One look, then a nap."""
         self.maybe_scale()
-        time.sleep(LOOK_EVERY_S)
+        self._shall_stop.wait(LOOK_EVERY_S)
 
     def maybe_scale(self, req: Any = None) -> bool:
         """Bring the pool to the size that the work asks for; has it changed?"""

@@ -19,7 +19,7 @@ from kombu.utils.encoding import ensure_bytes
 from celery_clone import states
 from celery_clone.backends.backend import stays
 from celery_clone.backends.base import BaseBackend
-from celery_clone.backends.polling import look_until_ready
+from celery_clone.backends.polling import ManyAtOnceMixin
 from celery_clone.backends.writer import Deferred, ResultWriter
 from celery_clone.exceptions import ImproperlyConfigured
 from celery_clone.result import result_from_tuple
@@ -76,7 +76,7 @@ def session_cleanup(session: Session) -> Iterator[None]:
         session.close()
 
 
-class DatabaseBackend(BaseBackend):
+class DatabaseBackend(ManyAtOnceMixin, BaseBackend):
     """Keeps results in an SQL database.  Safe to use from several threads and processes.
 
     *dburi* (or *url*) is the address as SQLAlchemy writes it, *engine_options* go to its
@@ -328,34 +328,6 @@ class DatabaseBackend(BaseBackend):
         with self._session() as session:
             column = self._table().c.task_id
             return session.execute(sa.select(column).where(column == task_id)).first() is not None
-
-    def get_many(
-        self,
-        task_ids: Iterable[str],
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_message: Callable[[Any], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
-        max_iterations: int | None = None,
-        READY_STATES: Any = states.READY_STATES,  # noqa: N803 Celery's name
-    ) -> Iterator[tuple[str, Any]]:
-        """Yield ``(id, meta)`` of tasks as they end; see :func:`look_until_ready`."""
-
-        def read(ids: Sequence[str]) -> dict[str, Any]:
-            return self._ensure_retryable(self._read_ended, ids, READY_STATES)  # type: ignore[no-any-return]
-
-        return look_until_ready(
-            self,
-            read,
-            task_ids,
-            timeout=timeout,
-            interval=interval,
-            on_message=on_message,
-            on_interval=on_interval,
-            max_iterations=max_iterations,
-            ready_states=READY_STATES,
-        )
 
     def _read_ended(self, task_ids: Sequence[str], ready_states: Any) -> dict[str, Any]:
         """The metas of those tasks that have ended; rows of others are not even fetched."""
