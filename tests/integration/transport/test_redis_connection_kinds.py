@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +14,9 @@ from kombu.pools import ProducerPool
 from celery_clone.message import protocol
 from celery_clone.transport import open_publisher, open_source
 from celery_clone.transport.protocols import Destination, SendOptions
-from tests.support.processes import dies_with_its_parent, end, free_port
 from tests.support.redis import RedisServer
+from tests.support.redis_kinds import redis_behind_a_sentinel, redis_behind_tls, running
 from tests.support.wait import wait_until
-
-
-@contextmanager
-def running(*command: str) -> Iterator[None]:
-    """A process for the time of a test."""
-    process = subprocess.Popen(dies_with_its_parent([*command]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        end(process)
 
 
 def check_broker(url: str, **options: Any) -> None:
@@ -65,33 +52,13 @@ def check_broker(url: str, **options: Any) -> None:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate; apt-get install openssl")
 def test_redis_behind_tls(redis_server: RedisServer, tmp_path: Path) -> None:
-    key, certificate, port = tmp_path / "key.pem", tmp_path / "cert.pem", free_port()
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
-         "-subj", "/CN=localhost"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    url = f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=required&ssl_check_hostname=false&ssl_ca_certs={certificate}"
-
-    with running(
-        "redis-server", "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "",
-        "--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-ca-cert-file", str(certificate),
-        "--tls-auth-clients", "no", "--dir", str(tmp_path),
-    ):  # fmt: skip
-        wait_until(lambda: answers(url), 10, "Redis behind TLS")
+    with redis_behind_tls(tmp_path) as url:
         check_broker(url)
 
 
 def test_redis_behind_a_sentinel(redis_server: RedisServer, redis_url: str, tmp_path: Path) -> None:
-    port, configuration = free_port(), tmp_path / "sentinel.conf"
-    configuration.write_text(
-        f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor mymaster 127.0.0.1 {redis_server.port} 1\n"
-    )
-    url = f"sentinel://127.0.0.1:{port}/{redis_url.rpartition('/')[2]}"
-
-    with running("redis-server", str(configuration), "--sentinel"):
-        wait_until(lambda: answers(url, master_name="mymaster"), 10, "the sentinel")
-        check_broker(url, master_name="mymaster")
+    with redis_behind_a_sentinel(redis_server, tmp_path) as port:
+        check_broker(f"sentinel://127.0.0.1:{port}/{redis_url.rpartition('/')[2]}", master_name="mymaster")
 
 
 def test_redis_behind_a_socket_file(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -100,14 +67,3 @@ def test_redis_behind_a_socket_file(redis_server: RedisServer, tmp_path: Path) -
     with running("redis-server", "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(tmp_path)):
         wait_until(path.exists, 10, "the socket file")
         check_broker(f"redis+socket://{path}")
-
-
-def answers(url: str, **options: Any) -> bool:
-    """Can kombu connect there?"""
-    connection = Connection(url, transport_options=options)
-    try:
-        connection.connect()
-    except connection.connection_errors:
-        return False
-    connection.release()
-    return True
