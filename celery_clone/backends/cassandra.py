@@ -16,6 +16,7 @@ from celery_clone import states
 from celery_clone.exceptions import ImproperlyConfigured
 from celery_clone.utils.suggest import hint
 
+from .backend import stays
 from .base import BaseBackend
 from .clients import PerProcess, library_missing
 
@@ -167,9 +168,8 @@ class CassandraBackend(BaseBackend):
         **kwargs: Any,
     ) -> Any:
         connected = self._client()
-        # A success is final: a second run of a task that was delivered twice must not take it back.
         row = connected.session.execute(connected.read, (task_id,)).one()
-        if row is None or row[0] != states.SUCCESS:
+        if row is None or not stays(row[0], state):
             values = (result, traceback, self.current_task_children(request))
             encoded = [ensure_bytes(self.encode(value)) for value in values]
             columns = (task_id, state, encoded[0], self.app.now(), encoded[1], encoded[2])

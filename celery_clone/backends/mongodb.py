@@ -17,6 +17,7 @@ from kombu.utils.url import maybe_sanitize_url
 from celery_clone import states
 from celery_clone.result import result_from_tuple
 
+from .backend import stays
 from .base import BaseBackend
 from .clients import PerProcess, library_missing, settings_of
 from .polling import ManyAtOnceMixin
@@ -172,8 +173,8 @@ class MongoBackend(ManyAtOnceMixin, BaseBackend):
             result=self.encode(result), state=state, traceback=traceback, request=request, format_date=False
         )
         meta["_id"] = task_id
-        # A success is final: a second run of a task that was delivered twice must not take it back.
-        replaceable = {"_id": task_id, "status": {"$ne": states.SUCCESS}}
+        kept = [stored for stored in sorted(states.READY_STATES) if stays(stored, state)]
+        replaceable = {"_id": task_id, "status": {"$nin": kept}}
         for _ in range(2):
             try:
                 self.collection.replace_one(replaceable, meta, upsert=True)
