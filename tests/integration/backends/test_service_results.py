@@ -139,6 +139,7 @@ def test_a_state_gives_way_to_a_later_one_and_a_success_is_final(app: Celery) ->
 
     app.backend.mark_as_started(task_id)
     app.backend.mark_as_failure(task_id, KeyError("once"), "")
+    app.backend.mark_as_retry(task_id, KeyError("the try before"), "")
     assert app.AsyncResult(task_id).state == states.FAILURE
     app.backend.mark_as_done(task_id, "at last")
     app.backend.mark_as_failure(task_id, KeyError("again"), "")
