@@ -53,6 +53,10 @@ class TaskPool(GreenPool):
         """Have *function* called in a thread of the pool."""
         return self._pool.spawn(function)
 
+    def apart(self, function: Callable[[], Any]) -> Any:
+        """Have *function* called in a green thread that is not of the pool."""
+        return eventlet.spawn(function)
+
     def throw(self, thread: Any, error: BaseException) -> None:
         """Raise *error* in a green thread, from a thread of its own: the caller goes on."""
         eventlet.spawn_after(0, thread.throw, error)

@@ -38,6 +38,10 @@ class TaskPool(GreenPool):
         """Have *function* called in a greenlet of the pool."""
         return self._pool.spawn(function)
 
+    def apart(self, function: Callable[[], Any]) -> Any:
+        """Have *function* called in a greenlet that is not of the pool."""
+        return gevent.spawn(function)
+
     def throw(self, thread: Any, error: BaseException) -> None:
         """Raise *error* in a greenlet, without waiting for what it makes of that."""
         thread.kill(error, block=False)

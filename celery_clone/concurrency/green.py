@@ -45,6 +45,10 @@ class GreenPool(BasePool):
         """Have *function* called in a thread of the pool."""
         raise NotImplementedError
 
+    def apart(self, function: Callable[[], Any]) -> Any:
+        """Have *function* called in a thread that is not of the pool."""
+        raise NotImplementedError
+
     def throw(self, thread: Any, error: BaseException) -> None:
         """Raise *error* in *thread*, without waiting for what it makes of that."""
         raise NotImplementedError
@@ -96,6 +100,9 @@ class GreenPool(BasePool):
             finally:
                 del self.running[number]
 
+        if id(self.current()) in self.running:
+            # The call that ends here has its place in the pool until it is gone: waiting for one would be for ever.
+            return self.apart(lambda: self.spawn(run))
         return self.spawn(run)
 
     @contextmanager

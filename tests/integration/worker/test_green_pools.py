@@ -80,6 +80,12 @@ def test_naps_are_taken_at_the_same_time(project: Any) -> None:
     assert time.monotonic() - began < 5, "one after the other they take ten seconds"
 
 
+def test_more_tasks_than_there_are_threads_are_run(project: Any) -> None:
+    results = [project.nap.delay(0) for _ in range(200)]
+
+    assert [result.get(timeout=20) for result in results] == [0] * 200
+
+
 def test_a_task_is_told_of_its_soft_limit_and_ended_at_its_hard_one(project: Any) -> None:
     told = project.nap_softly.apply_async(soft_time_limit=0.2)
     ended = project.nap.apply_async((30,), time_limit=0.2)
