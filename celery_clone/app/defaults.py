@@ -333,7 +333,8 @@ class Conf(SettingsTable):
     broker_heartbeat: int | None = setting(
         120,
         doc="Seconds between heartbeats agreed with an AMQP broker, by which both sides notice a dead "
-        "connection. 0 or `None`: no heartbeats.",
+        "connection. 0 or `None`: no heartbeats. A worker that is not told asks for 20, unless its pool is solo: "
+        "so a dead connection is known within a minute.",
     )
     broker_heartbeat_checkrate: float = setting(
         3.0,
@@ -1062,7 +1063,7 @@ class Conf(SettingsTable):
         None,
         old="CELERY_REJECT_ON_WORKER_LOST",
         doc="With late acknowledgement, put a message back into its queue when the process running it "
-        "was lost. A task that kills its process will come back again and again.",
+        "was lost. A task that kills its process comes back `task_max_losses` times.",
     )
     task_retry_on_worker_lost: bool = setting(
         False,
@@ -1367,6 +1368,14 @@ class Extras(SettingsTable):
     result_backend_thread_safe: bool = setting(
         False,
         doc="Share one result backend between all threads instead of making one for each.",
+    )
+    task_max_losses: int | None = setting(
+        20,
+        doc="How often the process of a task with `task_reject_on_worker_lost` may die under it. Then the task "
+        "fails, and its message is put aside: into `<queue>.dead` on Redis and SQLite, to the dead-letter "
+        "exchange of its queue on RabbitMQ. `None`: it comes back for ever, as with Celery. Losses of a whole "
+        "worker count on Redis and SQLite from the second on; on RabbitMQ quorum queues have a limit of their "
+        "own for these (`x-delivery-limit`).",
     )
     result_chord_embed_limit: int | None = setting(
         8192,

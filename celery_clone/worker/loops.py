@@ -34,6 +34,22 @@ def check_heartbeat(connection: Any, hub: Any, heartbeat: Any, rate: float) -> A
     return None
 
 
+def pulse(obj: Any, heartbeat: Any, rate: float) -> Callable[[], None]:
+    """What a loop without a hub calls in each pass, so that AMQP heartbeats are sent and checked there, too."""
+    interval = max(1.0, heartbeat / max(rate, 1.0)) if heartbeat else 0.0
+    beat_at = time.monotonic()
+
+    def beat() -> None:
+        nonlocal beat_at
+        connection, now = obj.connection, time.monotonic()
+        if interval and connection is not None and now - beat_at >= interval:
+            beat_at = now
+            if getattr(connection, "supports_heartbeats", False):
+                connection.heartbeat_check(rate)
+
+    return beat
+
+
 def ticker(obj: Any, hub: Any) -> Callable[[], None]:
     """Have the dispatcher take its turn in each pass, right before the hub waits; the function registered."""
     dispatcher, waker = obj.dispatcher, obj.controller.waker
@@ -100,9 +116,11 @@ def synloop(
 ) -> None:
     """Run until the blueprint is told to stop, waiting in the source's own way."""
     dispatcher = obj.dispatcher
+    beat = pulse(obj, heartbeat, hbrate)
     obj.on_ready()
     while blueprint.state == RUN and obj.connection is not None:
         state.maybe_shutdown()
+        beat()
         obj.perform_pending_operations()
         dispatcher.stirred = True
         try:
@@ -124,11 +142,13 @@ def drain(obj: Any, hub: Any, finished: Any) -> None:
     reopen_at: float | None = None
     if hub is not None:
         passes, tick = hub.create_loop(), ticker(obj, hub)
+    beat = pulse(obj, obj.amqheartbeat, obj.amqheartbeat_rate)
     try:
         while not finished():
             try:
                 if passes is None:
                     obj.pool.wait(0.1)
+                    beat()
                     obj.perform_pending_operations()
                     obj.dispatcher.turn()
                 else:

@@ -34,6 +34,7 @@ class _Link:
     server: socket.socket
     threads: list[threading.Thread] = field(default_factory=list)
     ended: int = 0
+    dead: bool = False
 
     def ends(self, direction: Direction) -> tuple[socket.socket, socket.socket]:
         """The sockets to read from and to write to."""
@@ -101,6 +102,17 @@ class TcpProxy:
     def release(self) -> None:
         """Forward again, beginning with what waited."""
         self._flowing.set()
+
+    def forget(self) -> int:
+        """Let the connections that are open now carry nothing more, and do not close them: returns how many.
+
+        So a network does that has forgotten them, or a machine that is gone; new connections are not concerned.
+        """
+        with self._lock:
+            links = list(self._links)
+        for link in links:
+            link.dead = True
+        return len(links)
 
     def drop(self, direction: Direction) -> None:
         """Swallow what goes in *direction* from now on; connections stay open."""
@@ -190,7 +202,7 @@ class TcpProxy:
                 self._flowing.wait()
                 if self.delay_s:
                     time.sleep(self.delay_s)
-                if direction in self._dropping:
+                if link.dead or direction in self._dropping:
                     continue
                 left = self._drop_after.get(direction)
                 if left is not None and left <= len(chunk):

@@ -60,6 +60,9 @@ CANCELLING = (
     "(worker_cancel_long_running_tasks_on_connection_loss)."
 )
 
+HEARTBEAT_S = 20
+"""Seconds between AMQP heartbeats where no setting says otherwise: two that are missed are a dead connection."""
+
 RESTARTS_PER_S = 5
 """More restarts than this in a second are a fault that a pause may heal."""
 
@@ -166,8 +169,7 @@ class Consumer:
         self.on_task_request = on_task_request
         self.on_task_message: set[Any] = set()
         self.amqheartbeat_rate = conf.broker_heartbeat_checkrate
-        # Without a hub nobody would send the heartbeats.
-        self.amqheartbeat = (conf.broker_heartbeat if amqheartbeat is None else amqheartbeat) if hub else 0
+        self.amqheartbeat = self._heartbeat() if amqheartbeat is None else amqheartbeat
         self.disable_rate_limits = disable_rate_limits
         self.initial_prefetch_count = initial_prefetch_count
         self.prefetch_multiplier = prefetch_multiplier
@@ -192,6 +194,14 @@ class Consumer:
         self.steps: list[Any] = []
         self.blueprint = self.Blueprint(steps=app.steps["consumer"], on_close=self.on_close)
         self.blueprint.apply(self, **{**(worker_options or {}), **kwargs})
+
+    def _heartbeat(self) -> int:
+        """Seconds between AMQP heartbeats: as set, else so often that a dead connection is known within a minute."""
+        conf = self.app.conf
+        wanted = int(conf.broker_heartbeat or 0)
+        if conf.value_set_for("broker_heartbeat") or getattr(self.pool, "runs_here", False):
+            return wanted  # a loop that stands still while a task runs sends none
+        return min(wanted, HEARTBEAT_S)
 
     # --- life --------------------------------------------------------------------
 

@@ -1,0 +1,148 @@
+"""Connections are lost in every way there is: each worker is at work again in seconds, as one consumer, with its books right.
+
+At full length, for all pools::
+
+    CHAOS_OUTAGE_S=10 CHAOS_ROUNDS=5 CHAOS_SILENCE_S=60 CHAOS_POOLS=all CHAOS_CUTS=10 \\
+        pytest tests/chaos/test_reconnects.py
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+
+from tests.support.brokers import AMQP, REDIS, open_arena, start_server
+from tests.support.fleet import Fleet
+from tests.support.proxy import TcpProxy
+from tests.support.wait import wait_until
+from tests.support.worker import WorkerProcess
+
+OUTAGE_S = float(os.environ.get("CHAOS_OUTAGE_S", "1"))
+ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "1"))
+SILENCE_S = float(os.environ.get("CHAOS_SILENCE_S", "4"))
+CUTS = int(os.environ.get("CHAOS_CUTS", "3"))
+ALL_POOLS = os.environ.get("CHAOS_POOLS") == "all"
+SEED = int(os.environ.get("CHAOS_SEED", "0")) or random.randrange(1, 10_000)
+
+POOLS = ("prefork", "solo", "threads", "gevent", "eventlet")
+LIVELY = 20
+WITHIN_S = 10.0
+"""So many tasks must be done in this time after each loss."""
+
+
+def after(seconds: float) -> None:
+    """Return when a time has passed that is itself what is tested."""
+    until = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= until, seconds + 5)
+
+
+class Way:
+    """A project whose workers reach their broker through a proxy."""
+
+    def __init__(self, fleet: Fleet, proxy: TcpProxy) -> None:
+        self.fleet, self.proxy = fleet, proxy
+        self.rounds = 0
+        self.slowest_s = 0.0
+
+    def assert_lively(self, worker: WorkerProcess) -> None:
+        """Twenty tasks are done in time, and the worker is one consumer."""
+        self.rounds += 1
+        numbers = set(range(self.rounds * 100, self.rounds * 100 + LIVELY))
+        since = time.monotonic()
+        for number in numbers:
+            self.fleet.tasks.early.delay(number)
+        self.fleet.wait_for_all("early", numbers, WITHIN_S)
+        self.slowest_s = max(self.slowest_s, time.monotonic() - since)
+        wait_until(lambda: self.consumers() == 1, 5, lambda: f"one consumer, not {self.consumers()}\n{worker.log()}")
+        assert worker.exit_code is None
+
+    def consumers(self) -> int:
+        """How many the broker believes to take from the queue."""
+        arena = self.fleet.arena
+        if arena.name == "redis":
+            parts = urlsplit(arena.url)
+            with redis.Redis(port=parts.port or 6379) as client:
+                # The bell of a source is the one connection that tracks keys.
+                return sum(
+                    1 for each in client.client_list() if each["db"] == parts.path.strip("/") and "t" in each["flags"]
+                )
+        with arena.connection() as connection:
+            queue = self.fleet.tasks.app.amqp.queues["celery"]
+            return int(queue(connection.default_channel).queue_declare(passive=True).consumer_count)
+
+
+@pytest.fixture(scope="module", params=[REDIS, AMQP])
+def served(request: pytest.FixtureRequest) -> str:
+    start_server(request.param, request.getfixturevalue)
+    return str(request.param)
+
+
+@pytest.fixture
+def ways(request: pytest.FixtureRequest, served: str, proxy_to: Any, tmp_path: Path) -> Iterator[Callable[..., Way]]:
+    with open_arena(served, request.getfixturevalue, tmp_path, lease=2) as arena:
+        opened: list[Fleet] = []
+
+        def open_way(settings: dict[str, Any] | None = None, **options: Any) -> Way:
+            arena.options.update(options)
+            port = urlsplit(arena.url).port
+            proxy = proxy_to(port)
+            through = arena.url.replace(f":{port}", f":{proxy.port}")
+            opened.append(Fleet(arena, tmp_path, through=through, settings=settings))
+            return Way(opened[-1], proxy)
+
+        yield open_way
+        for fleet in opened:
+            fleet.close()
+
+
+def options_of(pool: str, gossip: bool) -> tuple[str, ...]:
+    return ("-P", pool, "-c", "1" if pool == "solo" else "2", *(() if gossip else ("--without-gossip",)))
+
+
+EVERY_WAY = [
+    pytest.param(pool, gossip, id=f"{pool}-{'gossip' if gossip else 'alone'}")
+    for pool in POOLS
+    for gossip in (True, False)
+    if ALL_POOLS or (pool, gossip) in (("prefork", True), ("gevent", False))
+]
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.slow
+@pytest.mark.parametrize(("pool", "gossip"), EVERY_WAY)
+def test_a_worker_is_at_work_again_after_every_kind_of_loss(ways, pool, gossip, record_property):
+    way = ways({} if SILENCE_S >= 60 else {"broker_heartbeat": 2}, **({} if SILENCE_S >= 60 else {"socket_timeout": 2}))
+    chance = random.Random(SEED)
+    worker = way.fleet.worker(*options_of(pool, gossip), "-n", "one@here", ready=False)
+    for _ in range(ROUNDS):
+        # Three resets within three seconds, while it starts.
+        for _ in range(3):
+            after(chance.uniform(0.2, 1.0) if ROUNDS > 1 else 0.3)
+            way.proxy.cut()
+        way.assert_lively(worker)
+        if ROUNDS > 1:
+            assert worker.stop(20) == 0
+            worker = way.fleet.worker(*options_of(pool, gossip), "-n", "one@here", ready=False)
+    worker.wait_until_ready()
+    for _ in range(ROUNDS):
+        way.proxy.refuse()
+        after(OUTAGE_S)
+        way.proxy.accept()
+        way.assert_lively(worker)
+    forgotten = way.proxy.forget()
+    assert forgotten
+    after(SILENCE_S)
+    way.assert_lively(worker)
+    record_property("seed", SEED)
+    record_property("slowest_s", round(way.slowest_s, 2))
+    print(f"{pool} gossip={gossip}: 20 tasks at slowest after {way.slowest_s:.2f} s (seed {SEED})")
+    assert "Traceback" not in worker.log()
+    assert worker.stop(20) == 0
