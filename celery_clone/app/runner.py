@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import socket
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from kombu.exceptions import ContentDisallowed, DecodeError
 
@@ -25,7 +25,7 @@ from celery_clone.utils.saferepr import saferepr
 
 from . import trace
 
-__all__ = ("TaskRunner", "read_call")
+__all__ = ("Call", "TaskRunner", "read_call")
 
 logger = get_logger("celery.app.trace")
 
@@ -51,6 +51,16 @@ def read_call(
     incoming = protocol.to_v2(headers, parts.properties, body)
     args, kwargs, embed = codec.split_call(incoming.body)
     return incoming.headers, args, kwargs, embed
+
+
+class Call(NamedTuple):
+    """A message that was understood: what its tracer is given."""
+
+    task: Any
+    id: str
+    args: Any
+    kwargs: dict[str, Any]
+    request: dict[str, Any]
 
 
 class TaskRunner:
@@ -92,6 +102,19 @@ class TaskRunner:
         if job.call is not None:
             begin()
             return Returned(job.seq, run_call(job.call))
+        call = self.understand(job)
+        if isinstance(call, Unfit):
+            return call
+        begin()
+        return Ended(job.seq, self.conclude(call, lambda: call.task.__trace__(*call[1:])).pack())
+
+    @property
+    def is_deferring(self) -> bool:
+        """Do results wait for :meth:`flush`, so that storing one does not wait for the store?"""
+        return self._writer is not None
+
+    def understand(self, job: Job) -> Call | Unfit:
+        """Decode the message of *job*."""
         try:
             parts = (
                 Envelope(job.raw).parts()
@@ -110,19 +133,6 @@ class TaskRunner:
             return Unfit(
                 job.seq, "unknown", f"{headers['task']!r} is not registered in the process that runs tasks."
             )
-        return Ended(job.seq, self._run(task, job, begin, parts, headers, args, kwargs, embed).pack())
-
-    def _run(
-        self,
-        task: Any,
-        job: Job,
-        begin: Callable[[], None],
-        parts: Parts,
-        headers: dict[str, Any],
-        args: Any,
-        kwargs: dict[str, Any],
-        embed: dict[str, Any],
-    ) -> Outcome:
         properties = parts.properties
         info = properties.get("delivery_info") or {}
         facts = job.facts or {}
@@ -132,7 +142,6 @@ class TaskRunner:
             "priority": properties.get("priority"),
             "redelivered": bool(facts.get("redelivered", info.get("redelivered"))),
         }
-        task_id = headers["id"]
         request = {
             **headers,
             **embed,
@@ -146,9 +155,12 @@ class TaskRunner:
         }
         if task.__trace__ is None:
             task.__trace__ = trace.build_tracer(task.name, task, hostname=self.hostname, app=task.app)
-        begin()
+        return Call(task, headers["id"], args, kwargs, request)
+
+    def conclude(self, call: Call, run: Callable[[], Any]) -> Outcome:
+        """What became of *call*, by what its tracer, called by *run*, returns or raises."""
         try:
-            return trace.outcome_of(task.__trace__(task_id, args, kwargs, request))
+            return trace.outcome_of(run())
         except Reject as exc:
             return Outcome(REJECTED, saferepr(exc), requeue=bool(exc.requeue))
         except WorkerTerminate:
@@ -156,11 +168,12 @@ class TaskRunner:
         except (SystemExit, KeyboardInterrupt) as exc:
             # The process ends with it, and nobody else would tell who waits for the result.
             lost = WorkerLostError(f"Worker exited prematurely: the task raised {exc!r}.")
-            task.backend.mark_as_failure(task_id, lost, request=Context({**request, "args": args, "kwargs": kwargs}))
+            request = Context({**call.request, "args": call.args, "kwargs": call.kwargs})
+            call.task.backend.mark_as_failure(call.id, lost, request=request)
             self.flush()
             raise
         except Exception as exc:
-            logger.exception("Task %s[%s]: its result could not be handled: %r", task.name, task_id, exc)
+            logger.exception("Task %s[%s]: its result could not be handled: %r", call.task.name, call.id, exc)
             return Outcome(FAILURE, saferepr(exc))
 
 

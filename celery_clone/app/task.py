@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 from celery_clone._state import _task_stack, current_app
@@ -280,7 +281,7 @@ class Task:
     # --- running -----------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the task here and now, without a message."""
+        """Run the task here and now, without a message.  That of an ``async def`` is awaited by the caller."""
         stack = self.request_stack
         running = stack.top
         if running is not None and not running.called_directly and not running._protected and len(stack) == 1:
@@ -290,7 +291,18 @@ class Task:
         _task_stack.push(self)
         self.push_request(args=args, kwargs=kwargs)
         try:
-            return self.run(*args, **kwargs)
+            value = self.run(*args, **kwargs)
+        finally:
+            self.pop_request()
+            _task_stack.pop()
+        return self._awaited(value, args, kwargs) if type(value) is CoroutineType else value
+
+    async def _awaited(self, coroutine: Any, args: Any, kwargs: Any) -> Any:
+        """Await the body of a task that was called directly, as its current task."""
+        _task_stack.push(self)
+        self.push_request(args=args, kwargs=kwargs)
+        try:
+            return await coroutine
         finally:
             self.pop_request()
             _task_stack.pop()

@@ -14,7 +14,8 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
@@ -33,9 +34,10 @@ from celery_clone.exceptions import (
 )
 from celery_clone.execution.context import Context
 from celery_clone.execution.outcome import ErrorInfo, Outcome
+from celery_clone.loaders.base import BaseLoader
 from celery_clone.message import codec
+from celery_clone.utils import coroutines
 from celery_clone.utils.collections import LimitedSet
-from celery_clone.utils.functional import is_coroutine_function
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.objects import mro_lookup
 from celery_clone.utils.saferepr import saferepr
@@ -252,14 +254,20 @@ def send_followers(app: Any, value: Any, request: Any, root_id: str, priority: A
         following.apply_async((value,), chain=request.chain[:-1], **options)
 
 
-def run_coroutines(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make an ``async def`` body callable: it runs to its end on a loop of the calling thread."""
-    import asyncio  # noqa: PLC0415 costs 30 ms that only apps with such tasks should pay
+class Steps(NamedTuple):
+    """A tracer in parts, for pools that call the body of a task in their own way.
 
-    def run_to_end(*args: Any, **kwargs: Any) -> Any:
-        return asyncio.run(function(*args, **kwargs))
+    ``open(uuid, args, kwargs, request)`` makes a generator: advanced once, it does what comes before the body and
+    gives the request, or ends, if there is nothing to run.  It is then sent what *body* returned or
+    thrown what that raised, does what comes after, and returns what a tracer returns.
+    """
 
-    return run_to_end
+    open: Callable[..., Generator[Context, Any, Any]]
+    body: Callable[..., Any]
+    begins_quietly: Callable[[], bool]
+    """Does nothing before the body of this task wait for anybody, as things are now?"""
+    ends_quietly: Callable[[Context], bool]
+    """Does nothing after a success wait for anybody but the result store?"""
 
 
 def build_tracer(
@@ -282,8 +290,6 @@ def build_tracer(
     the task says so; with *propagate* errors of the body are raised.
     """
     body = task if task_has_custom(task, "__call__") else task.run
-    if is_coroutine_function(body):
-        body = run_coroutines(body)
     loader = loader or app.loader
     conf = app.conf
     hostname = hostname or socket.gethostname()
@@ -298,6 +304,8 @@ def build_tracer(
     after_return = task.after_return if task_has_custom(task, "after_return") else None
     # The base class of loaders does nothing here; asking costs less than calling.
     on_task_init, on_process_cleanup = loader.on_task_init, loader.on_process_cleanup
+    has_init = getattr(type(loader), "on_task_init", None) is not BaseLoader.on_task_init
+    has_cleanup = getattr(type(loader), "on_process_cleanup", None) is not BaseLoader.on_process_cleanup
     process_id = os.getpid()
     request_stack = task.request_stack
     summary_size = task.resultrepr_maxsize
@@ -358,7 +366,7 @@ def build_tracer(
         successful_requests.add(request.id)
         return True
 
-    def trace_task(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
+    def run_steps(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Generator[Context, Any, Any]:
         info = error = None
         value: Any = None
         state: str | None = None
@@ -389,7 +397,7 @@ def build_tracer(
                 try:
                     if before_start is not None:
                         before_start(uuid, args, kwargs)
-                    value = body(*args, **kwargs)
+                    value = yield context
                     state = states.SUCCESS
                 except (Reject, Ignore) as exc:
                     rejected = isinstance(exc, Reject)
@@ -474,6 +482,50 @@ def build_tracer(
                 info, _ = fail(context, exc)
         return trace_ok_t(value if error is None else error, info, runtime, summary)
 
+    def trace_task(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
+        steps: Any = run_steps(uuid, args, kwargs, request)
+        try:
+            try:
+                next(steps)
+                value = body(*args, **kwargs)
+                if type(value) is CoroutineType:
+                    ok, value = coroutines.outcome_of(value)
+                    if not ok:
+                        steps.throw(value)
+            except BaseException as exc:
+                if steps.gi_frame is None:
+                    raise  # of the steps, which have ended
+                # What is shown begins with the steps and goes on with the body.
+                steps.throw(exc.with_traceback(exc.__traceback__ and exc.__traceback__.tb_next))
+            steps.send(value)
+        except StopIteration as end:
+            return end.value
+        except BaseException as exc:
+            if steps.gi_frame is None:
+                raise
+            # A signal between the lines above: the task has not ended, and must.
+            try:
+                steps.throw(exc)
+            except StopIteration as end:
+                return end.value
+        raise RuntimeError(f"The steps of task {name} did not end.")
+
+    def begins_quietly() -> bool:
+        return not (prerun.receivers or before_start is not None or task.track_started or deduplicate or has_init)
+
+    def ends_quietly(context: Context) -> bool:
+        return not (
+            context.callbacks
+            or context.chain
+            or context.chord
+            or success.receivers
+            or postrun.receivers
+            or on_success is not None
+            or after_return is not None
+            or has_cleanup
+        )
+
+    trace_task.steps = Steps(run_steps, body, begins_quietly, ends_quietly)  # type: ignore[attr-defined]
     return trace_task
 
 

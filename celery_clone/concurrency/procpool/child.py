@@ -44,6 +44,7 @@ from celery_clone.message.frames import (
     encode_reports,
 )
 from celery_clone.platforms import signals
+from celery_clone.utils.coroutines import interrupt
 from celery_clone.utils.log import get_logger
 
 from .jobs import Intake, Kind
@@ -294,7 +295,9 @@ class Child(Worker):
             return
         if frame is not None and frame.f_code is RUN_CODE:
             return  # on the last steps: the job has ended and only its report is not yet noted
-        raise SoftTimeLimitExceeded()
+        error = SoftTimeLimitExceeded()
+        if not interrupt(error):
+            raise error
 
     # -- forks by user code
 
