@@ -432,9 +432,9 @@ class RedisSource:
             self._keeper.stop()
         try:
             self.flush()
-        except (RedisError, OSError):
+        except (RedisError, OSError) as exc:
             # A later source sends it, or the leases run out: nothing is lost, some work may be repeated.
-            logger.warning("Could not send the last acknowledgements to Redis.", exc_info=True)
+            logger.warning("Could not send the last acknowledgements to Redis: %r", exc)
         self._closed = self._quiet = True
         self._bell.close()
         client, self._redis = self._redis, None
