@@ -59,8 +59,8 @@ class Keeper:
         while not self._stop.wait(self._period_s):
             try:
                 client = self._renew(client)
-            except (RedisError, OSError):
-                logger.warning("Could not renew the leases; trying again.", exc_info=True)
+            except (RedisError, OSError) as exc:
+                logger.warning("Could not renew the leases; trying again: %r", exc)
                 client = None
         if client is not None:
             client.disconnect()

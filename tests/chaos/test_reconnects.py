@@ -21,6 +21,7 @@ import redis
 
 from tests.support.brokers import AMQP, REDIS, open_arena, start_server
 from tests.support.fleet import Fleet
+from tests.support.processes import pss_bytes
 from tests.support.proxy import TcpProxy
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
@@ -146,3 +147,44 @@ def test_a_worker_is_at_work_again_after_every_kind_of_loss(ways, pool, gossip, 
     print(f"{pool} gossip={gossip}: 20 tasks at slowest after {way.slowest_s:.2f} s (seed {SEED})")
     assert "Traceback" not in worker.log()
     assert worker.stop(20) == 0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.slow
+def test_the_books_of_a_worker_hold_over_reconnects(ways, record_property):
+    way = ways({"worker_prefetch_multiplier": 1})
+    fleet, control = way.fleet, way.fleet.tasks.app.control
+    worker = fleet.worker("-c", "2", "-Q", "a,b", "-n", "one@here")
+    fleet.tasks.late_until.apply_async(("long", "end of long"), queue="a")
+    fleet.wait_for_runs("long.begun")
+    assert control.cancel_consumer("b", destination=["one@here"], reply=True)
+    worker.wait_for_log("Canceling queue b")
+    memory, slowest_s = [], 0.0
+    for cut in range(CUTS):
+        fleet.tasks.early.apply_async((cut, 0.0, "of b"), queue="b")
+        assert way.proxy.cut()
+        since = time.monotonic()
+        fleet.tasks.late.apply_async((cut, 0.0, "of a"), queue="a")
+        fleet.wait_for_runs("of a", cut + 1)
+        slowest_s = max(slowest_s, time.monotonic() - since)
+        memory.append(pss_bytes([worker.pid]))
+    assert slowest_s < 2.0
+    wait_until(lambda: fleet.arena.waiting("b") == CUTS, 5, lambda: f"{fleet.arena.waiting('b')} wait in b")
+    (stats,) = control.inspect(["one@here"], timeout=5).stats().values()
+    assert stats["prefetch_count"] == 2
+    assert fleet.counts("long.begun") == {0: 1}
+    # One slot is taken by the long task, the other by the second; the third and fourth find none.
+    for name in ("second", "third", "fourth"):
+        fleet.tasks.late_until.apply_async((name, f"end of {name}"), queue="a")
+    fleet.wait_for_runs("second.begun")
+    wait_until(lambda: fleet.arena.waiting("a") == 2, 5, lambda: f"{fleet.arena.waiting('a')} wait in a")
+    for name in ("long", "second", "third", "fourth"):
+        fleet.open(f"end of {name}")
+        fleet.wait_for_runs(name)
+        assert len(fleet.runs(f"{name}.begun")) == 1
+    assert not fleet.runs("of b")
+    record_property("slowest_s", round(slowest_s, 2))
+    print(f"after {CUTS} cuts: slowest {slowest_s:.2f} s; memory {[round(each / 2**20, 1) for each in memory]} MiB")
+    if CUTS >= 10:
+        assert memory[-1] - memory[2] < 8 * 2**20
+    assert worker.stop(10) == 0
