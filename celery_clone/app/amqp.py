@@ -18,6 +18,7 @@ from kombu.common import oid_from
 from kombu.exceptions import LimitExceeded, OperationalError
 
 from celery_clone import signals
+from celery_clone._state import get_current_worker_task
 from celery_clone.message import protocol
 from celery_clone.message.outgoing import TaskMessage
 from celery_clone.transport import open_publisher
@@ -28,9 +29,10 @@ from celery_clone.utils.quorum_queues import detect_quorum_queues
 from celery_clone.utils.saferepr import saferepr
 
 from . import routes as _routes
-from .calls import SendDefaults, Stencil, Way, delayed_route, destination, expiration_seconds, unknown_transport
+from .calls import SendDefaults, Way, delayed_route, destination, expiration_seconds, unknown_transport
 from .queues import Queues
 from .queues import Queues as QueueTable
+from .stencils import Plain, Stencil
 
 __all__ = ("AMQP", "Queues", "task_message")
 
@@ -47,8 +49,7 @@ PUBLISH_DEADLINE_S = 10.0
 class Batch:
     """Messages that leave together, and what those of one group have in common.
 
-    ``ways`` holds the few ways they go.  ``stencil`` is the last call that others can be made like, by its
-    task; ``sample`` is the call that is being made and may become the stencil: its task and options.
+    ``ways`` holds the few ways they go.  ``stencil`` is the last call that others can be made like, by its task.
     """
 
     def __init__(self) -> None:
@@ -56,13 +57,16 @@ class Batch:
         self.afterwards: list[Callable[[], None]] = []
         self.ways: dict[Any, Way] = {}
         self.stencil: tuple[Any, Stencil] | None = None
-        self.sample: tuple[Any, Mapping[str, Any]] | None = None
 
 
 class Together(threading.local):
-    """The messages that a thread gathers to publish as one batch; ``None`` outside of that."""
+    """The messages that a thread gathers to publish as one batch; ``None`` outside of that.
+
+    ``sample`` is the call that the thread just makes and that may become a stencil: its task and options.
+    """
 
     batch: Batch | None = None
+    sample: tuple[Any, Mapping[str, Any]] | None = None
 
 
 class AMQP:
@@ -99,6 +103,7 @@ class AMQP:
         self._repr_levels: int | None = None
         self._sent_dispatcher: Any = None
         self._driver_type: str | None = None
+        self._plain: dict[str, Plain] = {}
         app._conf.bind_to(self._handle_conf_update)
 
     # --- messages ----------------------------------------------------------
@@ -295,20 +300,28 @@ class AMQP:
                 afterwards()
 
     def send_alike(self, task: Any, task_id: str, args: Any, kwargs: Any, options: Mapping[str, Any]) -> bool:
-        """Gather a call of *task* that is like the one before it; ``False`` if it is not, and must be made anew.
+        """Send a call of *task* that is like one before it; ``False`` if there is none, and it must be made anew.
 
-        Most of what a call takes (routes, settings, destination) is the same for all members of a group.
+        Most of what a call takes (routes, settings, destination) is the same for all members of a group,
+        and for all calls of a task that have no options.
         """
         batch = self._together.batch
-        if batch is None:
-            return False
-        options = {**options, "task_id": task_id}
-        if batch.stencil is None or batch.stencil[0] is not task or not batch.stencil[1].fits(options):
-            batch.sample = (task, options) if Stencil.allows(options) else None
-            return False
         if signals.before_task_publish.receivers or signals.after_task_publish.receivers:
-            return False
-        stencil = batch.stencil[1]
+            return False  # what they are given is for them to change
+        if batch is not None:
+            options = {**options, "task_id": task_id}
+            if batch.stencil is None or batch.stencil[0] is not task or not batch.stencil[1].fits(options):
+                self._together.sample = (task, options) if Stencil.allows(options) else None
+                return False
+            stencil, reply_to = batch.stencil[1], None
+        else:
+            if options or get_current_worker_task() is not None:
+                return False
+            plain = self._plain.get(task.name)
+            if plain is None or not self._holds(plain, task):
+                self._together.sample = (task, {"task_id": task_id})
+                return False
+            stencil, reply_to = plain.stencil, self.app.thread_oid
         args, kwargs = protocol.check_arguments(args, kwargs)
         levels = self._repr_levels or 0
         message = stencil.filled(
@@ -318,31 +331,62 @@ class AMQP:
             kwargs,
             saferepr(args, self.argsrepr_maxsize, maxlevels=levels),
             saferepr(kwargs, self.kwargsrepr_maxsize, maxlevels=levels),
+            reply_to,
         )
         if stencil.wants_result:
             self.app.backend.on_task_call(None, task_id)
         to, _, how = stencil.way
-        batch.rows.append((message, to, how))
+        if batch is not None:
+            batch.rows.append((message, to, how))
+        else:
+            self.publisher.publish(message, to, how)
         return True
 
-    def _keep_stencil(self, batch: Batch, message: TaskMessage, way: Way) -> None:
-        """Keep a call that was made the long way, if what was made of it did not depend on its arguments."""
-        task, options = batch.sample or (None, {})
-        batch.stencil = batch.sample = None
-        plain = (
-            task is not None
-            and message.headers.get("task") == task.name
-            and message.headers.get("id") == options.get("task_id")
-            and message.sent_event is None
-            and not self.router.routes
-            # Functions that were put in the place of these have to see every call.
-            and getattr(self.app.send_task, "__func__", None) is self.app._shipped_send_task.__func__
+    def _holds(self, plain: Plain, task: Any) -> bool:
+        """Would a call of *task* without options still be made like this one?"""
+        queue = plain.queue
+        return (
+            plain.task is task
+            and plain.conf is self.app.conf
+            and plain.preset is task._exec_options
+            and plain.stencil.wants_result is not bool(task.ignore_result)
+            and (self._queues or {}).get(queue.name) is queue
+            and self._is_shipped()
+        )
+
+    def _is_shipped(self) -> bool:
+        """Does nobody's own function make or send the messages?  One has to see every call."""
+        return (
+            getattr(self.app.send_task, "__func__", None) is self.app._shipped_send_task.__func__
             and getattr(self.create_task_message, "__func__", None) is AMQP._shipped_as_task_v2
             and self.send_task_message == self._send
         )
-        if plain:
-            wants_result = not message.headers["ignore_result"]
-            batch.stencil = (task, Stencil(options, message, way, wants_result))
+
+    def _keep_stencil(self, batch: Batch | None, message: TaskMessage, way: Way) -> None:
+        """Keep a call that was made the long way, if what was made of it did not depend on its arguments."""
+        task, options = self._together.sample or (None, {})
+        self._together.sample = None
+        if batch is not None:
+            batch.stencil = None
+        if (
+            task is None
+            or message.headers.get("task") != task.name
+            or message.headers.get("id") != options.get("task_id")
+            or message.sent_event is not None
+            or not self._is_shipped()
+        ):
+            return
+        stencil = Stencil(options, message, way, not message.headers["ignore_result"])
+        if batch is not None:
+            if not self.router.routes:
+                batch.stencil = (task, stencil)
+        elif way.queue_name and way.to.declare and Plain.allows(message) and self._routes_by_name():
+            self._plain[task.name] = Plain(stencil, task, self.app.conf, task._exec_options, way.to.declare[0])
+
+    def _routes_by_name(self) -> bool:
+        """Does the way of a call depend on the name of its task alone?"""
+        router = self.router
+        return type(router) is _routes.Router and all(type(route) is _routes.MapRoute for route in router.routes)
 
     @property
     def send_task_message(self) -> Callable[..., Any]:
@@ -425,9 +469,10 @@ class AMQP:
             )
         elif batch is not None:
             batch.rows.append((message, to, how))
-            self._keep_stencil(batch, message, way)
         else:
             self.publisher.publish(message, to, how)
+        if producer is None and self._together.sample is not None:
+            self._keep_stencil(batch, message, way)
         if sent_event is not None or signals.after_task_publish.receivers:
             announce = partial(self._announce, producer, name, message, to, queue_name, how, event_dispatcher)
             if batch is None:
@@ -690,9 +735,12 @@ class AMQP:
         self._publisher = None
         self._publisher_lock = threading.Lock()
         self._together = Together()
+        # Their messages name the process they come from.
+        self._plain = {}
 
     def _handle_conf_update(self, *args: Any, **kwargs: Any) -> None:
         self._defaults = None
+        self._plain = {}
         self._repr_levels = None
         changed = {*kwargs, *(args[0] if args else ())}
         if changed & set(self.app.conf._to_keys("task_routes")):

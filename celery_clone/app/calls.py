@@ -15,13 +15,12 @@ from kombu.common import Broadcast
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.native_delayed_delivery import calculate_routing_key
 
-from celery_clone.message.outgoing import TaskMessage
 from celery_clone.transport.protocols import Destination, SendOptions
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.suggest import hint
 from celery_clone.utils.time import maybe_iso8601, subtract_datetimes
 
-__all__ = ("SendDefaults", "Stencil", "Way", "delayed_route", "destination", "expiration_seconds", "unknown_transport")
+__all__ = ("SendDefaults", "Way", "delayed_route", "destination", "expiration_seconds", "unknown_transport")
 
 logger = get_logger("celery.app.base")
 
@@ -45,67 +44,6 @@ class Way(NamedTuple):
     to: Destination
     queue_name: str | None
     how: SendOptions
-
-
-OF_EACH = frozenset({"task_id", "group_index"})
-"""Options that each call of a group has for itself."""
-
-OF_STENCILS = OF_EACH | {
-    "add_to_parent",
-    "chord",
-    "group_id",
-    "parent_id",
-    "priority",
-    "queue",
-    "reply_to",
-    "root_id",
-    "serializer",
-}
-"""Options with which a call can be a stencil: none says when it is sent, as what, or by whom."""
-
-
-class Stencil(NamedTuple):
-    """A call that was made, to make those after it that differ in id, place in their group and arguments only.
-
-    ``options`` are those it was made with.
-    """
-
-    options: Mapping[str, Any]
-    message: TaskMessage
-    way: Way
-    wants_result: bool
-
-    @staticmethod
-    def allows(options: Mapping[str, Any]) -> bool:
-        """May a call with these options be a stencil?"""
-        return options.get("add_to_parent") is False and options.keys() <= OF_STENCILS
-
-    def fits(self, options: Mapping[str, Any]) -> bool:
-        """Are all options the very same, but for those that each call has for itself?"""
-        mine = self.options
-        if len(options) != len(mine):
-            return False
-        for key, value in options.items():
-            if key not in mine or (mine[key] is not value and key not in OF_EACH):
-                return False
-        return True
-
-    def filled(
-        self, task_id: str, group_index: int | None, args: Any, kwargs: Any, argsrepr: str, kwargsrepr: str
-    ) -> TaskMessage:
-        """The message of such a call."""
-        headers, properties, body, _ = self.message
-        embed = cast("tuple[Any, Any, Mapping[str, Any]]", body)[2]
-        headers = {
-            **headers,
-            "id": task_id,
-            "group_index": group_index,
-            # A call that nobody sent on is its own root.
-            "root_id": task_id if headers["root_id"] == headers["id"] else headers["root_id"],
-            "argsrepr": argsrepr,
-            "kwargsrepr": kwargsrepr,
-        }
-        return TaskMessage(headers, {**properties, "correlation_id": task_id}, (args, kwargs, embed), None)
 
 
 def expiration_seconds(expires: Any, task_id: str, *, now: Callable[[], datetime]) -> float:

@@ -368,10 +368,10 @@ class Task:
             if check_arguments is not None:
                 check_arguments(*(args or ()), **(kwargs or {}))
         shadow = shadow or self.shadow_name(args, kwargs, options)
+        task_id = task_id or uuid()
         if (
-            app.amqp.is_gathering
-            and task_id
-            and not (shadow or link or link_error or producer or self._dump_pydantic_arguments)
+            not (shadow or link or link_error or producer or self._dump_pydantic_arguments)
+            and not app.conf.task_always_eager
             and app.amqp.send_alike(self, task_id, args, kwargs, options)
         ):
             result = self.AsyncResult(task_id)
@@ -391,7 +391,7 @@ class Task:
             args, kwargs = app.amqp.through_the_serializer(args, kwargs, options.get("serializer"), producer)
             with denied_join_result():
                 return self.apply(
-                    args, kwargs, task_id=task_id or uuid(), link=link, link_error=link_error, **options
+                    args, kwargs, task_id=task_id, link=link, link_error=link_error, **options
                 )
         return app.send_task(
             self.name,

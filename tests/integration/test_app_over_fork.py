@@ -38,6 +38,23 @@ def test_a_forked_child_has_an_identity_of_its_own(identity: str) -> None:
         assert getattr(app, identity) == ours
 
 
+def test_a_call_from_a_forked_child_says_so_although_it_is_like_one_of_the_parent() -> None:
+    with Celery("forked", broker="memory://", set_as_current=False) as app:
+        task = app.task(name="nothing")(lambda: None)
+        origins: list[str] = []
+
+        def call() -> str:
+            app.amqp.publisher.publish = lambda message, *_: origins.append(message.headers["origin"])
+            task.delay()
+            return f"{origins[-1]} {os.getpid()}"
+
+        ours = [call(), call()]
+        origin, pid = in_child(call).split()
+
+        assert ours[0] == ours[1] and ours[0].startswith(f"gen{os.getpid()}@")
+        assert origin.startswith(f"gen{pid}@")
+
+
 def test_a_closed_app_holds_no_file_and_opens_it_again_when_it_is_used(tmp_path: Path) -> None:
     def held() -> list[Any]:
         return [path for path in open_files_of(os.getpid()).values() if str(path).startswith(str(tmp_path))]
