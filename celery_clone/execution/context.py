@@ -54,6 +54,7 @@ class Context:
     kwargs: Any = None
     logfile: str | None = None
     loglevel: int | None = None
+    losses: int = 0
     origin: str | None = None
     parent_id: str | None = None
     properties: dict[str, Any] | None = None

@@ -25,6 +25,10 @@ ACKED, REJECTED, REQUEUED = "ACK", "REJECTED", "REQUEUED"
 
 NOT_DECODED: Any = object()
 
+REDELIVERED = b'"redelivered": true'
+WHERE_REDELIVERED = 400
+"""So near to its end has a text that mark, which kombu and our sources write into its properties."""
+
 
 class Settler(Protocol):
     """What a delivery needs of its source."""
@@ -255,6 +259,13 @@ class Delivery:
     def redelivered(self) -> bool:
         """Was the message given out before?"""
         return bool(self.delivery_info.get("redelivered"))
+
+    @property
+    def came_before(self) -> bool:
+        """:attr:`redelivered`, as far as it shows without opening the message."""
+        if self.facts is not None:
+            return bool(self.facts.get("redelivered"))
+        return self.envelope is not None and REDELIVERED in self.envelope.raw[-WHERE_REDELIVERED:]
 
     @property
     def errors(self) -> list[DecodeError]:

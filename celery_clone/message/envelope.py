@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from kombu.exceptions import DecodeError
 
-__all__ = ("Envelope", "Parts", "Peek")
+__all__ = ("Envelope", "Parts", "Peek", "with_losses")
 
 
 class Peek(NamedTuple):
@@ -115,6 +115,20 @@ class Envelope:
         found = self.peek()
         what = f"{found.task} {found.id}" if found else f"{len(self.raw)} bytes"
         return f"<{type(self).__name__}: {what}>"
+
+
+def with_losses(raw: bytes, losses: int) -> bytes:
+    """The text of a message that is given out again because the process that ran it died, *losses* times by now.
+
+    Raises:
+        kombu.exceptions.DecodeError: the text is not a message.
+    """
+    message = open_message(raw)
+    message["headers"] = {**(message.get("headers") or {}), "losses": losses, "redelivered": True}
+    info = (message.get("properties") or {}).get("delivery_info")
+    if isinstance(info, dict):
+        info["redelivered"] = True
+    return json.dumps(message).encode()
 
 
 def peek(raw: bytes) -> Peek | None:

@@ -295,6 +295,13 @@ class AmqpSource:
         self._settled(number)
         self.channel.basic_reject(number, requeue)
 
+    def put_back(self, delivery: Delivery, losses: int) -> bool:
+        """A message that lies at the broker cannot be changed."""
+        return False
+
+    def note_losses(self, delivery: Delivery, losses: int) -> None:
+        """Nothing, for the same reason."""
+
     def bury(self, delivery: Delivery, reason: str) -> None:
         """Reject, so that a dead-letter exchange gets it.  AMQP has no place for the reason."""
         self.reject(delivery.tag, requeue=False)

@@ -153,6 +153,13 @@ class KombuSource:
         else:
             message.reject()
 
+    def put_back(self, delivery: Delivery, losses: int) -> bool:
+        """A message that lies at the broker cannot be changed."""
+        return False
+
+    def note_losses(self, delivery: Delivery, losses: int) -> None:
+        """Nothing, for the same reason."""
+
     def bury(self, delivery: Delivery, reason: str) -> None:
         """Reject: kombu knows no place for what cannot be used, some brokers do."""
         self.reject(delivery.tag, requeue=False)

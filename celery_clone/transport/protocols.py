@@ -70,6 +70,18 @@ class MessageSource(Protocol):
     def reject(self, tag: str, *, requeue: bool) -> None:
         """Give a delivery up: back to its queue when *requeue*, else dropped or dead-lettered."""
 
+    def put_back(self, delivery: Delivery, losses: int) -> bool:
+        """Give back a delivery whose process died under it, and have its message say how often that was.
+
+        ``False``: this broker cannot change a message; nothing was done.
+        """
+
+    def note_losses(self, delivery: Delivery, losses: int) -> None:
+        """Have the message say so, should it be given out again because this whole worker died.
+
+        Nothing where the broker cannot.  Sent with the next :meth:`flush`.
+        """
+
     def bury(self, delivery: Delivery, reason: str) -> None:
         """Put a delivery that cannot be used where an operator finds it, with the *reason*.
 

@@ -21,10 +21,12 @@ from kombu.utils.uuid import uuid
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from celery_clone.message.delivery import Delivery
+from celery_clone.message.envelope import with_losses
 from celery_clone.transport.redis_layout import (
     CLAIM,
     PARK,
     RENEW,
+    REWRITE,
     SCRIPTS,
     SETTLE,
     SWEEP,
@@ -282,6 +284,24 @@ class RedisSource:
             return
         key, delivery = known
         self._settle(tag, "RPUSH" if self._quiet else "LPUSH", (key,), marked(delivery))
+
+    def put_back(self, delivery: Delivery, losses: int) -> bool:
+        """Put back as :meth:`reject` does, with the number of *losses* in its headers."""
+        known = self.held.tags.get(delivery.tag)
+        if known is None or delivery.envelope is None:
+            return False
+        text = with_losses(delivery.envelope.raw, losses)
+        del self.held.tags[delivery.tag]
+        self._settle(delivery.tag, "RPUSH" if self._quiet else "LPUSH", (known[0],), text)
+        return True
+
+    def note_losses(self, delivery: Delivery, losses: int) -> None:
+        """Write the number into the claimed message, where a sweep finds it."""
+        if delivery.tag not in self.held.tags or delivery.envelope is None:
+            return
+        text = with_losses(delivery.envelope.raw, losses)
+        entry = b"[" + text + self.layout.entry_end(delivery.queue).encode()
+        self.held.outbox.append(pack_script(REWRITE, (self.layout.unacked,), delivery.tag, entry))
 
     def bury(self, delivery: Delivery, reason: str) -> None:
         """Move to the list ``<queue>.dead``, as JSON with the reason, the text and the time."""

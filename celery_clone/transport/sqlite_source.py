@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import base64
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kombu import Exchange, Producer, Queue
 from kombu.common import maybe_declare
@@ -24,7 +25,7 @@ from kombu.exceptions import DecodeError, OperationalError
 
 from celery_clone.message import codec
 from celery_clone.message.delivery import Delivery
-from celery_clone.message.envelope import Envelope
+from celery_clone.message.envelope import Envelope, with_losses
 from celery_clone.transport.publisher import SHIPPED_PUBLISH, KombuPublisher
 from celery_clone.transport.sqlite.connection import read_seconds
 from celery_clone.transport.sqlite.database import DatabaseUnavailable
@@ -37,10 +38,13 @@ from celery_clone.utils.log import get_logger
 if TYPE_CHECKING:
     from celery_clone.message.outgoing import TaskMessage
     from celery_clone.transport.protocols import Destination, SendOptions
+    from celery_clone.transport.sqlite.database import Database
 
 __all__ = ("SqlitePublisher", "SqliteSource")
 
 logger = get_logger(__name__)
+
+Answer = TypeVar("Answer")
 
 NOT_OURS = frozenset(("mandatory", "immediate", "content_type", "content_encoding"))
 """Arguments of :meth:`kombu.Producer.publish` that are left to kombu."""
@@ -215,6 +219,21 @@ class SqliteSource:
         else:
             self.ack((tag,))
 
+    def put_back(self, delivery: Delivery, losses: int) -> bool:
+        """Give a delivery back to its old place, with the number of *losses* in its headers."""
+        number = number_of(delivery.tag)
+        if number is None or delivery.envelope is None:
+            return False
+        text = with_losses(delivery.envelope.raw, losses)
+        ring(self._broker.release(self._session.open(), [number], {number: text}))
+        return True
+
+    def note_losses(self, delivery: Delivery, losses: int) -> None:
+        """Write the number into the message, which stays held."""
+        number = number_of(delivery.tag)
+        if number is not None and delivery.envelope is not None:
+            self._broker.rewrite(self._session.open(), {number: with_losses(delivery.envelope.raw, losses)})
+
     def bury(self, delivery: Delivery, reason: str) -> None:
         """Move a delivery that cannot be used to the queue ``<queue>.dead``, with the *reason*."""
         number = number_of(delivery.tag)
@@ -343,19 +362,34 @@ class SqlitePublisher:
             kombu.exceptions.EncodeError: the body cannot be serialised; nothing was sent.
             kombu.exceptions.OperationalError: the file cannot be written, or the message leads nowhere.
         """
-        if self._is_plain(message, how):
+        if self.is_plain(message, how):
             self._publish([(message, to, how)])
         else:
             self.kombu.publish(message, to, how)
 
     def publish_many(self, batch: Sequence[tuple[TaskMessage, Destination, SendOptions]]) -> None:
         """Publish a batch, in order: all of it, or nothing when this raises."""
-        if not all(self._is_plain(message, how) for message, _, how in batch):
+        if not all(self.is_plain(message, how) for message, _, how in batch):
             self.kombu.publish_many(batch)
         elif batch:
             self._publish(batch)
 
-    def _is_plain(self, message: TaskMessage, how: SendOptions) -> bool:
+    def publish_if(
+        self,
+        condition: Callable[[sqlite3.Connection], bool],
+        message: TaskMessage,
+        to: Destination,
+        how: SendOptions,
+    ) -> None:
+        """Publish a plain message, unless a condition says no; it is asked, and may write, in the same transaction."""
+        self._publish([(message, to, how)], condition)
+
+    def write(self, work: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        """Do *work* in a transaction on the broker's file."""
+        database: Database = self._opened().transport.broker.database
+        return database.write(work)
+
+    def is_plain(self, message: TaskMessage, how: SendOptions) -> bool:
         """Does kombu do nothing more for this message than to store it?"""
         return (
             Producer.publish is SHIPPED_PUBLISH
@@ -373,7 +407,11 @@ class SqlitePublisher:
                 connection.transport.broker.database.close()
                 connection.release()
 
-    def _publish(self, batch: Sequence[tuple[TaskMessage, Destination, SendOptions]]) -> None:
+    def _publish(
+        self,
+        batch: Sequence[tuple[TaskMessage, Destination, SendOptions]],
+        condition: Callable[[sqlite3.Connection], bool] | None = None,
+    ) -> None:
         connection = self._opened()
         encoding = connection.transport.options.get("body_encoding", "base64")
         outgoing = [encode(message, to, how, encoding) for message, to, how in batch]
@@ -382,14 +420,18 @@ class SqlitePublisher:
         broker = connection.transport.broker
         try:
             self._declare(connection, batch)
-            bells = broker.publish(outgoing, time.time(), mandatory=True, patience_s=patience_s)
+            bells = broker.publish(
+                outgoing, time.time(), mandatory=True, patience_s=patience_s, condition=condition
+            )
         except (UnknownExchange, NoRoute):
             # What we had declared was deleted since, or the whole file replaced: once more from the start.
             connection.declared_entities.clear()
             self._declared.clear()
             self._declare(connection, batch)
             try:
-                bells = broker.publish(outgoing, time.time(), mandatory=True, patience_s=patience_s)
+                bells = broker.publish(
+                    outgoing, time.time(), mandatory=True, patience_s=patience_s, condition=condition
+                )
             except (UnknownExchange, NoRoute) as error:
                 raise leads_nowhere(error, broker.database.path) from error
         ring(bells)

@@ -19,6 +19,8 @@ from celery_clone.app.task import actual_ignore_result
 from celery_clone.app.trace import LOG_RECEIVED
 from celery_clone.exceptions import InvalidTaskError, NotRegistered, TimeLimitExceeded, WorkerLostError
 from celery_clone.message import protocol
+from celery_clone.message.outgoing import TaskMessage
+from celery_clone.transport.protocols import Destination, SendOptions
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.suggest import closest
 
@@ -32,11 +34,17 @@ if TYPE_CHECKING:
     from .plans import TaskPlan
     from .state import InFlight
 
-__all__ = ("Announcer", "describe_exit", "headers_of")
+__all__ = ("Announcer", "describe_exit", "headers_of", "losses_of")
 
 received_logger = get_logger("celery.worker.strategy")
 request_logger = get_logger("celery.worker.request")
 consumer_logger = get_logger("celery.worker.consumer.consumer")
+
+RESENT = ("correlation_id", "reply_to", "priority", "delivery_mode", "expiration", "message_id", "timestamp", "type")
+"""Properties that a message keeps when it is sent again."""
+
+RESEND_S = 5.0
+"""How long that may take."""
 
 UNKNOWN_TASK = """Received unregistered task of type {name!r}.
 The message has been ignored and discarded.
@@ -171,6 +179,26 @@ class Announcer:
         self.event(flight, "task-retried", exception=repr(error), traceback="")
         return True
 
+    def send_again(self, flight: InFlight, losses: int) -> bool:
+        """Send the same message once more, with the number of *losses* in it; ``False`` when that is impossible.
+
+        For brokers whose messages cannot be changed where they lie.
+        """
+        delivery = flight.delivery
+        try:
+            parts = delivery.parts
+            properties = {name: parts.properties[name] for name in RESENT if parts.properties.get(name) is not None}
+            if properties.get("expiration"):
+                properties["expiration"] = float(properties["expiration"]) / 1000
+            kinds = {"content_type": parts.content_type, "content_encoding": parts.content_encoding}
+            message = TaskMessage({**parts.headers, "losses": losses}, properties, parts.body, None)
+            destination = Destination("", delivery.queue)
+            self.app.amqp.publisher.publish(message, destination, SendOptions(deadline_s=RESEND_S, extra=kinds))
+        except Exception as exc:
+            request_logger.exception("Task %s[%s] could not be sent again: %r", flight.name, flight.id, exc)
+            return False
+        return True
+
     def has_succeeded(self, flight: InFlight) -> bool:
         """Did its process store the result before it died?  Then there is nothing to fail or to run again."""
         task = flight.plan.task
@@ -271,6 +299,12 @@ def headers_of(delivery: Delivery) -> dict[str, Any]:
     headers = delivery.headers
     body = None if "task" in headers else delivery.decode()
     return protocol.to_v2(headers, delivery.properties, b"" if body is None else body).headers
+
+
+def losses_of(delivery: Delivery) -> int:
+    """How often the process that ran a message died, as the message tells."""
+    losses = delivery.headers.get("losses")
+    return losses if isinstance(losses, int) else 0
 
 
 def embedded_in(delivery: Delivery) -> dict[str, Any]:

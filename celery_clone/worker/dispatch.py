@@ -48,7 +48,7 @@ from celery_clone.utils.log import get_logger
 
 from . import state
 from .admission import Discard, Hold, Run, Verdict, admit, epoch
-from .announce import Announcer, describe_exit, headers_of
+from .announce import Announcer, describe_exit, headers_of, losses_of
 from .limits import RateBucket
 from .orphans import Orphans
 from .plans import SHORT_S, TaskPlan
@@ -78,6 +78,11 @@ GATHER_S = 0.001
 
 FEW = 16
 """Takes that bring so many need not be made rarer."""
+
+MOST_LOSSES = 20
+"""How often the processes of one message may die where ``task_max_losses`` does not say."""
+
+DEADLY = "Worker exited prematurely, {losses} times by now: the task is not run again."
 
 LOOK_S = 0.05
 """How long a loop without a hub waits for the pool before it looks at the broker again."""
@@ -165,6 +170,8 @@ class Dispatcher:
         self._took_at, self._took = 0.0, 0
         #: What is raised when a connection is lost.
         self.lost: tuple[type[BaseException], ...] = (*owner.connection_errors, *owner.channel_errors)
+        #: How often the processes of one message may die; ``None`` for no bound.
+        self.most_losses: int | None = app.conf.get("task_max_losses", MOST_LOSSES)
         #: Does a task hold up the loop?
         self.pool_runs_here = bool(getattr(pool, "runs_here", False))
 
@@ -422,6 +429,8 @@ class Dispatcher:
         flight.received_at = self.clock()
         flight.limits = plan.soft_hard if plain else self._limits_of(delivery, plan)
         verdict = self._verdict(flight, plain)
+        if not plan.early and delivery.came_before and self._is_deadly(flight):
+            return
         if not plain:
             flight.expires = epoch(headers_of(delivery).get("expires"), "expires")
         self.flights[flight.seq] = flight
@@ -433,6 +442,20 @@ class Dispatcher:
             self._hold(flight, verdict.due)
         else:
             self._discard(flight, verdict)
+
+    def _is_deadly(self, flight: InFlight) -> bool:
+        """Has a task killed as many processes as it may?  Then it is given up instead of run."""
+        losses = losses_of(flight.delivery)
+        if self.most_losses is None or losses < self.most_losses:
+            return False
+        self._give_up(flight, WorkerLostError(DEADLY.format(losses=losses)), losses)
+        return True
+
+    def _give_up(self, flight: InFlight, error: WorkerLostError, losses: int) -> None:
+        """Fail a task that killed *losses* processes, and put its message aside."""
+        self.announcer.failed(flight, error)
+        flight.owed = False
+        self.bury(flight.delivery, f"the process that ran task {flight.name}[{flight.id}] died {losses} times")
 
     def _hand_to_handler(self, handler: Any, delivery: Delivery) -> None:
         """Leave a delivery to the task's own handler, which settles it through this object."""
@@ -606,6 +629,8 @@ class Dispatcher:
             has_limits = flight.limits != (None, None)
             if not plan.short or has_limits or wants_summary or (plan.early and (tell_early or self.pool_runs_here)):
                 flags |= TELL_BEGIN
+            elif not plan.early and flight.delivery.came_before:
+                flags |= TELL_BEGIN  # so that a loss of this worker is counted
             if plan.short:
                 flags |= MAY_WAIT
             jobs.append(self._job(flight, flags))
@@ -718,6 +743,8 @@ class Dispatcher:
         state.count_accepted(flight.name)
         if flight.plan.early:
             self._settle(flight, Settle.ACK)
+        elif flight.owed and self.most_losses is not None and flight.delivery.came_before:
+            self._note_loss_to_come(flight)
         if flight._request is not None:
             flight._request.time_start, flight._request.worker_pid = report.at, report.pid
         self.announcer.event(flight, "task-started")
@@ -725,6 +752,18 @@ class Dispatcher:
             request_logger.debug("Task accepted: %s[%s] pid:%r", flight.name, flight.id, report.pid)
         if flight.terminating is not None:
             self.pool.kill(flight.seq, flight.terminating)
+
+    def _note_loss_to_come(self, flight: InFlight) -> None:
+        """It was given out before: should this whole worker die as well, that is a loss more.
+
+        A first time is not noted.  It would cost every task something, and the mark of what was given out again
+        cannot tell whom the worker ran from whom it only held.
+        """
+        source = self.source
+        if source is not None:
+            losses = losses_of(flight.delivery) + 1
+            self._guarded(lambda: source.note_losses(flight.delivery, losses))
+            self._guarded(source.flush)
 
     def _ended(self, report: Ended) -> None:
         flight = self.flights.pop(report.seq, None)
@@ -837,16 +876,34 @@ class Dispatcher:
         error = WorkerLostError(f"Worker exited prematurely: {describe_exit(report.exitcode)} Job: {report.seq}.")
         request_logger.error("Task handler raised error: %r", error, extra={"data": {"id": flight.id}})
         task, how = flight.plan.task, settle_on_loss(flight.plan.ack)
+        losses = losses_of(flight.delivery) + 1
         retries = int(headers_of(flight.delivery).get("retries") or 0) + 1
         exhausted = bool(task.retry_on_worker_lost) and task.max_retries is not None and retries > task.max_retries
         if task.retry_on_worker_lost and not exhausted and self.announcer.retry(flight, error, retries):
             how = Settle.ACK
         elif how is Settle.REQUEUE and not exhausted:
+            if flight.owed and self.most_losses is not None and losses >= self.most_losses:
+                self._give_up(flight, error, losses)
+                return
             self.announcer.event(flight, "task-rejected", requeue=True)
+            if self._put_back(flight, losses):
+                return
         else:
             self.announcer.failed(flight, error)
         final = how is Settle.NONE or (exhausted and how is Settle.REQUEUE)
         self._settle(flight, Settle.ACK if final else how)
+
+    def _put_back(self, flight: InFlight, losses: int) -> bool:
+        """Give a delivery back whose message says how often its process died; ``False`` if that cannot be noted."""
+        source = self.source
+        if self.most_losses is None or not flight.owed or source is None:
+            return False
+        done: list[bool] = []
+        self._guarded(lambda: done.append(source.put_back(flight.delivery, losses)))
+        if done == [False] and self.announcer.send_again(flight, losses):
+            self._settle(flight, Settle.ACK)
+        flight.owed = flight.owed and done != [True]
+        return not flight.owed
 
     def _discard(self, flight: InFlight, verdict: Discard) -> None:
         """Do not run a revoked or expired task; say so in the result store, the log and the events."""

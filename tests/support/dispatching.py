@@ -30,6 +30,9 @@ class ListSource:
         self.requeued: list[str] = []
         self.dropped: list[str] = []
         self.buried: list[str] = []
+        self.rewrites = True
+        self.put_back_with: dict[str, int] = {}
+        self.noted: dict[str, int] = {}
         self.flushes = 0
         self.is_quiet = False
 
@@ -51,6 +54,16 @@ class ListSource:
     def reject(self, tag: str, *, requeue: bool) -> None:
         """Note it."""
         (self.requeued if requeue else self.dropped).append(tag)
+
+    def put_back(self, delivery: Delivery, losses: int) -> bool:
+        """Note it, where messages may be changed."""
+        if self.rewrites:
+            self.put_back_with[delivery.tag] = losses
+        return self.rewrites
+
+    def note_losses(self, delivery: Delivery, losses: int) -> None:
+        """Note it."""
+        self.noted[delivery.tag] = losses
 
     def bury(self, delivery: Delivery, reason: str) -> None:
         """Note it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from celery_clone.transport.sqlite import tables
@@ -204,12 +204,14 @@ class EmbeddedBroker:
         unroutable_queue: str | None = None,
         mandatory: bool = False,
         patience_s: float | None = None,
+        condition: Callable[[sqlite3.Connection], bool] | None = None,
     ) -> list[str]:
         """Store each message in every queue its exchange and routing key lead to: all of them, or none.
 
         A message for the nameless exchange makes its queue if need be.  Messages that lead nowhere go to
         *unroutable_queue*; without one they are dropped, as AMQP does, or refused when *mandatory*.
         *patience_s* bounds the wait for the write lock, if it is shorter than the database's own.
+        *condition* is asked first, in the same transaction, and may keep the batch from being stored.
 
         Raises:
             UnknownExchange: nobody declared the exchange of one.
@@ -217,6 +219,8 @@ class EmbeddedBroker:
         """
 
         def publish(db: sqlite3.Connection) -> list[str]:
+            if condition is not None and not condition(db):
+                return []
             routes: dict[tuple[str, str], list[Target]] = {}
             messages: list[tuple[Any, ...]] = []
             bodies: list[tuple[int, bytes]] = []
@@ -312,10 +316,20 @@ class EmbeddedBroker:
         """Delete what is done and park what is not due yet."""
         return self.database.write(lambda db: tables.settle(db, session, settlement))
 
-    def release(self, session: int, ids: Iterable[int] | None = None) -> list[str]:
-        """Give held messages back to their queues, at their old place; all of them without *ids*."""
+    def rewrite(self, session: int, texts: Mapping[int, bytes]) -> None:
+        """Give messages that the session holds another text."""
+        self.database.write(lambda db: tables.rewrite(db, session, texts))
+
+    def release(
+        self, session: int, ids: Iterable[int] | None = None, texts: Mapping[int, bytes] | None = None
+    ) -> list[str]:
+        """Give held messages back to their queues, at their old place; all of them without *ids*.
+
+        Those in *texts* with another text.
+        """
 
         def give_back(db: sqlite3.Connection) -> list[str]:
+            tables.rewrite(db, session, texts or {})
             return tables.waiting_bells(db, tables.release(db, session, ids))
 
         return self.database.write(give_back)

@@ -323,6 +323,15 @@ def release(db: sqlite3.Connection, session: int, ids: Iterable[int] | None) -> 
     return counts
 
 
+def rewrite(db: sqlite3.Connection, session: int, texts: Mapping[int, bytes]) -> None:
+    """Change the texts of messages that the session holds."""
+    held = "SELECT 1 FROM celery_messages WHERE celery_messages.id = celery_bodies.id AND holder = ?"
+    db.executemany(
+        f"UPDATE celery_bodies SET body = ? WHERE id = ? AND EXISTS ({held})",
+        [(text, number, session) for number, text in texts.items()],
+    )
+
+
 def delete_messages(db: sqlite3.Connection, ids: Iterable[int]) -> None:
     """Delete messages with their bodies."""
     rows = [(number,) for number in ids]

@@ -612,3 +612,76 @@ def test_what_runs_since_before_a_lost_connection_narrows_the_window(app, late, 
         bench.end(flight)
     assert bench.dispatcher.credit.available == 4
     assert is_clean(bench) and not bench.dispatcher.uncounted
+
+
+# -- tasks that kill
+
+
+@pytest.fixture
+def deadly(app):
+    @app.task(name="t.deadly", acks_late=True, reject_on_worker_lost=True, shared=False)
+    def deadly():
+        return "x"
+
+    return deadly
+
+
+def test_a_lost_task_goes_back_with_the_number_of_its_losses(bench, deadly):
+    flight = bench.receive(deadly, "1", losses=2)
+    bench.begin(flight)
+    bench.lose(flight)
+
+    assert bench.source.put_back_with == {"tag-1": 3}
+    assert (bench.source.acked, bench.source.requeued, bench.source.buried) == ([], [], [])
+    assert is_clean(bench)
+
+
+def test_a_task_whose_process_was_lost_too_often_has_failed_and_is_kept(bench, app, deadly):
+    flight = bench.receive(deadly, "1", losses=19)
+    bench.begin(flight)
+    bench.lose(flight)
+
+    assert (bench.source.buried, bench.source.put_back_with) == (["tag-1"], {})
+    assert app.AsyncResult("1").state == states.FAILURE
+    assert is_clean(bench)
+
+
+def test_a_task_that_killed_too_many_workers_is_not_run_again(bench, app, deadly):
+    assert bench.receive(deadly, "1", losses=20, redelivered=True) is None
+
+    assert (bench.submitted, bench.source.buried) == ([], ["tag-1"])
+    assert isinstance(app.AsyncResult("1").result, WorkerLostError)
+    assert is_clean(bench)
+
+
+def test_that_a_task_given_out_again_may_be_lost_with_its_worker_is_noted_before_it_runs(bench, deadly):
+    first, again = bench.receive(deadly, "1"), bench.receive(deadly, "2", losses=4, redelivered=True)
+    bench.begin(first)
+    bench.begin(again)
+
+    assert bench.source.noted == {"tag-2": 5}
+    assert bench.source.flushes > 0
+
+
+def test_without_a_bound_a_task_comes_back_for_ever(app, deadly):
+    app.conf.task_max_losses = None
+    bench = Bench(app)
+    flight = bench.receive(deadly, "1", losses=1000, redelivered=True)
+    bench.begin(flight)
+    bench.lose(flight)
+
+    assert (bench.source.requeued, bench.source.buried, bench.source.noted) == (["tag-1"], [], {})
+
+
+def test_where_messages_cannot_be_changed_another_is_sent_in_place_of_a_lost_one(bench, app, deadly):
+    bench.source.rewrites = False
+    flight = bench.receive(deadly, "1", losses=1)
+    bench.begin(flight)
+    bench.lose(flight)
+
+    assert (bench.source.acked, bench.source.requeued) == (["tag-1"], [])
+    with app.connection_for_read() as connection:
+        message = connection.default_channel.basic_get("celery")
+    assert message.headers["losses"] == 2
+    assert message.headers["id"] == "1"
+    assert is_clean(bench)
