@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 __all__ = ("AliasFinder", "install")
@@ -49,6 +49,13 @@ class AliasLoader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         # It was executed under its real name; the import system has just replaced its spec by ours.
         module.__spec__ = self._spec
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """The code of the module, which ``python -m celery`` asks for."""
+        spec = importlib.util.find_spec(self.real_name)
+        loader: Any = spec and spec.loader
+        code: CodeType | None = loader.get_code(self.real_name)
+        return code
 
 
 class AliasFinder(MetaPathFinder):
@@ -85,12 +92,11 @@ class AliasFinder(MetaPathFinder):
 
 def _adopting(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
     def exec_module(module: ModuleType) -> None:
-        alias = _renamed(module.__name__, REAL, ALIAS) or module.__name__
-        sys.modules[alias] = module
+        # Not before it is complete: who waits for an import in another thread waits for one name only.
         try:
             execute(module)
         except BaseException:
-            sys.modules.pop(alias, None)
+            sys.modules.pop(_renamed(module.__name__, REAL, ALIAS) or "", None)
             raise
         adopt(module)
 
@@ -104,7 +110,8 @@ def adopt(module: ModuleType) -> None:
         return
     sys.modules[alias] = module
     for value in [*vars(module).values()]:
-        if isinstance(value, (type, FunctionType)) and value.__module__ == module.__name__:
+        # By its true type: a proxy would be asked for what it stands for, and make the default app here and now.
+        if issubclass(type(value), (type, FunctionType)) and value.__module__ == module.__name__:
             value.__module__ = alias
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +140,67 @@ def test_a_task_behaves_the_same_under_the_second_name(python):
         """
     )
     assert (out, errors) == ("4 5 2 second.add\n", "")
+
+
+def test_no_app_is_made_by_giving_modules_their_second_name(python):
+    out, errors = python(
+        """
+        import celery_clone.alias
+        import celery.result
+        from celery import _state
+        import celery._state
+        print(_state.default_app)
+        """
+    )
+    assert (out, errors) == ("None\n", "")
+
+
+COMPAT = Path(__file__).parents[2] / "compat"
+
+
+@pytest.fixture
+def named_celery(tmp_path):
+    """Run a command in an environment that has the distribution called ``celery``; returns what it printed."""
+
+    def named_celery(*command):
+        ended = subprocess.run(
+            [sys.executable, "-W", "error", *command],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": f"{COMPAT}:{COMPAT.parent}"},
+        )
+        return ended.stdout, ended.stderr
+
+    return named_celery
+
+
+def test_the_package_called_celery_is_this_one_and_nothing_of_it_stays(named_celery):
+    out, errors = named_celery(
+        "-c",
+        "import celery, celery.bin.celery, sys\n"
+        "from celery import Celery\n"
+        "import celery_clone.bin.celery\n"
+        "print(celery is celery_clone, celery.bin.celery is celery_clone.bin.celery, Celery.__module__)\n"
+        "print([name for name, module in sys.modules.items() if '/compat/' in str(getattr(module, '__file__', ''))])",
+    )
+    assert (out, errors) == ("True True celery.app.base\n[]\n", "")
+
+
+def test_the_package_called_celery_is_a_program_too(named_celery):
+    assert named_celery("-m", "celery", "--version") == ("5.7.0 (collider)\n", "")
+
+
+def test_each_extra_of_the_package_called_celery_is_an_extra_of_this_one():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read TOML")
+    with (COMPAT / "pyproject.toml").open("rb") as given:
+        compat = tomllib.load(given)["project"]
+    with (COMPAT.parent / "pyproject.toml").open("rb") as given:
+        ours = tomllib.load(given)["project"]
+    for_development = {"dev", "services", "test"}
+    assert compat["optional-dependencies"] == {
+        extra: [f"celery-clone[{extra}] @ {{root:parent:uri}}"]
+        for extra in ours["optional-dependencies"].keys() - for_development
+    }
+    assert compat["requires-python"] == ours["requires-python"]
