@@ -258,7 +258,13 @@ def _is_ambiguous(dt: datetime, tz: tzinfo | None) -> bool:
 
 def _past_gap(dt: datetime) -> datetime:
     """Return a skipped wall time moved forward by as much as the clock was."""
-    return _in_utc(dt.replace(fold=0)).astimezone(dt.tzinfo)
+    wall = dt.replace(tzinfo=None, fold=0)
+    moved = _in_utc(dt.replace(fold=0)).astimezone(dt.tzinfo)
+    if moved.replace(tzinfo=None) < wall:
+        # Zones of dateutil before 3.0 read it by the offset after the change and not, as PEP 495 has it, by that before.
+        before = _fixed_offset(moved.utcoffset() or timedelta())
+        moved = wall.replace(tzinfo=before).astimezone(dt.tzinfo)
+    return moved
 
 
 def make_aware(dt: datetime, tz: tzinfo) -> datetime:
@@ -306,9 +312,9 @@ def occurrences(wall: datetime, tz: tzinfo) -> list[datetime]:
         first, second = sorted((summer, winter))
         return [first, second.replace(fold=1)]
     here = wall.replace(tzinfo=tz, fold=0)
-    if not _changes_clock(tz) or not _has_two_offsets(here):
-        return [here]
-    return [] if _is_imaginary(here, tz) else [here, here.replace(fold=1)]
+    if _is_imaginary(here, tz):
+        return []
+    return [here, here.replace(fold=1)] if _changes_clock(tz) and _has_two_offsets(here) else [here]
 
 
 def localize(dt: datetime, tz: tzinfo) -> datetime:
