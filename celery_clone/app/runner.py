@@ -20,6 +20,7 @@ from celery_clone.message import codec, protocol
 from celery_clone.message.envelope import Envelope, Parts
 from celery_clone.message.frames import WANT_SUMMARY, Ended, Job, Returned, Unfit
 from celery_clone.states import FAILURE, REJECTED
+from celery_clone.utils.functional import is_coroutine_function
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.saferepr import saferepr
 
@@ -107,6 +108,11 @@ class TaskRunner:
             return call
         begin()
         return Ended(job.seq, self.conclude(call, lambda: call.task.__trace__(*call[1:])).pack())
+
+    def is_coroutine(self, name: str) -> bool:
+        """Is the task of that name an ``async def``?"""
+        task = self.app._tasks.get(name)
+        return is_coroutine_function(getattr(task, "run", None)) or is_coroutine_function(type(task).__call__)
 
     @property
     def is_deferring(self) -> bool:

@@ -19,6 +19,7 @@ ALIASES: dict[str, str | None] = {
     "eventlet": f"{__name__}.eventlet:TaskPool",
     "gevent": f"{__name__}.gevent:TaskPool",
     "solo": f"{__name__}.solo:TaskPool",
+    "asyncio": f"{__name__}.asyncio:TaskPool",
     "processes": f"{__name__}.prefork:TaskPool",
     "threads": f"{__name__}.thread:TaskPool",
     "custom": os.environ.get("CELERY_CUSTOM_WORKER_POOL"),

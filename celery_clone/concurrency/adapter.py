@@ -217,26 +217,30 @@ class JobsByCalls:
                 return False
             job, (soft, hard) = self._jobs_waiting.popleft()
             self._jobs_handed.add(job.seq)
-        if (soft or hard) and not self.has_time_limits and not self._jobs_warned:
-            self._jobs_warned = True
-            logger.warning("The %s pool cannot enforce time limits; the prefork pool can.", self.name)
         try:
-            self.apply_async(
-                run_job,
-                args=(self._jobs_number, tuple(job)),
-                accept_callback=partial(self._on_accepted, job),
-                timeout_callback=partial(self._on_overtime, job.seq),
-                callback=partial(self._on_returned, job.seq),
-                error_callback=partial(self._on_failed, job.seq),
-                soft_timeout=soft,
-                timeout=hard,
-                correlation_id=str(job.seq),
-            )
+            self._start_job(job, soft, hard)
         except Exception as exc:
             logger.exception("The %s pool refused task %r", self.name, job.task)
             detail = f"Task {job.task!r} was refused by the pool: {exc!r}"
             self._job_ended(Unfit(job.seq, "unsendable", detail))
         return True
+
+    def _start_job(self, job: Job, soft: float | None, hard: float | None) -> None:
+        """Have *job* run.  *soft* and *hard* are its limits in seconds."""
+        if (soft or hard) and not self.has_time_limits and not self._jobs_warned:
+            self._jobs_warned = True
+            logger.warning("The %s pool cannot enforce time limits; the prefork pool can.", self.name)
+        self.apply_async(
+            run_job,
+            args=(self._jobs_number, tuple(job)),
+            accept_callback=partial(self._on_accepted, job),
+            timeout_callback=partial(self._on_overtime, job.seq),
+            callback=partial(self._on_returned, job.seq),
+            error_callback=partial(self._on_failed, job.seq),
+            soft_timeout=soft,
+            timeout=hard,
+            correlation_id=str(job.seq),
+        )
 
     def _on_accepted(self, job: Job, pid: int, at: float) -> None:
         if pid != os.getpid():

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ("Interruptible", "close_loop", "interrupt", "outcome_of", "run_coroutines_by")
+__all__ = (
+    "Interruptible",
+    "close_loop",
+    "end_loop",
+    "interrupt",
+    "outcome_beside",
+    "outcome_of",
+    "outcome_on",
+    "run_coroutines_by",
+)
 
 Result = tuple[bool, Any]
 """Did it return, and what it returned or raised."""
@@ -212,6 +221,26 @@ def end_loop(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
+
+
+def outcome_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> Result:
+    """Run *coroutine* on *loop*, which runs in another thread, in the caller's context, and wait for it.
+
+    What is raised in the caller meanwhile (a time limit, the end of a green thread) is for the coroutine.
+    """
+    ended = threading.Event()
+    interruptible = Interruptible(coroutine)
+
+    def begin() -> None:
+        interruptible.start(loop).add_done_callback(lambda _: ended.set())
+
+    loop.call_soon_threadsafe(begin, context=contextvars.copy_context())
+    while not ended.is_set():
+        try:
+            ended.wait()
+        except BaseException as exc:  # noqa: BLE001 it goes where the task can see it
+            interruptible.throw_soon(exc)
+    return interruptible.outcome
 
 
 def outcome_beside(coroutine: Coroutine[Any, Any, Any]) -> Result:
