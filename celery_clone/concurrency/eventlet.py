@@ -57,6 +57,10 @@ class TaskPool(GreenPool):
         """Have *function* called in a green thread that is not of the pool."""
         return eventlet.spawn(function)
 
+    def spawn_outside(self, function: Callable[[], None]) -> Any:
+        """Have *function* called in a green thread that takes no place in the pool."""
+        return eventlet.spawn(function)
+
     def throw(self, thread: Any, error: BaseException) -> None:
         """Raise *error* in a green thread, from a thread of its own: the caller goes on."""
         eventlet.spawn_after(0, thread.throw, error)

@@ -42,6 +42,10 @@ class TaskPool(GreenPool):
         """Have *function* called in a greenlet that is not of the pool."""
         return gevent.spawn(function)
 
+    def spawn_outside(self, function: Callable[[], None]) -> Greenlet:
+        """Have *function* called in a greenlet that takes no place in the pool."""
+        return gevent.spawn(function)
+
     def throw(self, thread: Any, error: BaseException) -> None:
         """Raise *error* in a greenlet, without waiting for what it makes of that."""
         thread.kill(error, block=False)

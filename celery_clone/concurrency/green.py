@@ -7,12 +7,16 @@ does runs on.  It may import neither library.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from greenlet import GreenletExit
+
+from celery_clone.utils import coroutines
 
 from .base import BasePool, apply_target
 
@@ -34,6 +38,8 @@ class GreenPool(BasePool):
         super().__init__(*args, **kwargs)
         #: The threads that run a call, by their number, which stands where other pools have a process id.
         self.running: dict[int, Any] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        coroutines.run_coroutines_by(self._outcome_of)
 
     # -- for the two
 
@@ -49,6 +55,10 @@ class GreenPool(BasePool):
         """Have *function* called in a thread that is not of the pool."""
         raise NotImplementedError
 
+    def spawn_outside(self, function: Callable[[], None]) -> Any:
+        """Have *function* called in a thread that takes no place in the pool."""
+        raise NotImplementedError
+
     def throw(self, thread: Any, error: BaseException) -> None:
         """Raise *error* in *thread*, without waiting for what it makes of that."""
         raise NotImplementedError
@@ -56,6 +66,22 @@ class GreenPool(BasePool):
     def alarm(self, seconds: float, function: Callable[[], None]) -> Callable[[], Any]:
         """Have *function* called in *seconds*; what takes that back."""
         raise NotImplementedError
+
+    # -- coroutines
+
+    def _outcome_of(self, coroutine: Coroutine[Any, Any, Any]) -> tuple[bool, Any]:
+        """Run the body of an ``async def`` task, on one loop for all: the threads here are one to asyncio."""
+        if self._loop is None:
+            # A selector that waits as the green threads do; others would stop them all.
+            self._loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+            self.spawn_outside(self._loop.run_forever)
+        return coroutines.outcome_on(self._loop, coroutine)
+
+    def unbind(self) -> None:
+        """End the loop, too."""
+        super().unbind()
+        if self._loop is not None and self._loop.is_running():
+            self._loop.call_soon_threadsafe(self._loop.stop)
 
     # -- the pool
 
