@@ -27,7 +27,13 @@ AWAKE_S = 1.0
 NOT_CORRUPT = frozenset({errno.EACCES, errno.EPERM, errno.EAGAIN, errno.EROFS, errno.ENOSPC, errno.ENOENT})
 """What keeps a file from being opened and is no reason to delete it."""
 
-UNREADABLE = (KeyError, UnicodeDecodeError, TypeError, UnpicklingError, ValueError, ImportError, AttributeError)
+DAMAGED = ".damaged"
+"""What the name of a file ends with that could not be read, before any suffix of its kind."""
+
+UNREADABLE = (
+    *(KeyError, IndexError, EOFError, TypeError, ValueError, ImportError, AttributeError),
+    *(UnicodeDecodeError, UnpicklingError),
+)
 """What reading entries of another version may raise."""
 
 ACCOUNTED = {"__version__": "__version__ field", "tz": "tz field", "utc_enabled": "utc_enabled field"}
@@ -53,10 +59,13 @@ class PersistentScheduler(Scheduler):
     def _open_schedule(self) -> Any:
         return self.persistence.open(self.schedule_filename, writeback=True)
 
-    def _remove_db(self) -> None:
+    def _put_aside(self) -> str:
+        """Give the file another name, at which whoever asks what ran may look; returns that name."""
+        aside = f"{self.schedule_filename}{DAMAGED}"
         for suffix in self.known_suffixes:
             with platforms.ignore_errno(errno.ENOENT):
-                os.remove(f"{self.schedule_filename}{suffix}")
+                os.replace(f"{self.schedule_filename}{suffix}", f"{aside}{suffix}")
+        return aside
 
     def _destroy_open_corrupted_schedule(self, exc: BaseException) -> Any:
         """Begin with a new file, unless the old one is sound and cannot be used for another reason."""
@@ -68,8 +77,12 @@ class PersistentScheduler(Scheduler):
                 exc,
             )
             raise exc
-        logger.error("Removing corrupted schedule file %r: %r", self.schedule_filename, exc, exc_info=exc)
-        self._remove_db()
+        logger.error(
+            "The schedule file %r is damaged: %r. It is kept as %r, and a new one is begun.",
+            self.schedule_filename,
+            exc,
+            self._put_aside(),
+        )
         return self._open_schedule()
 
     def setup_schedule(self) -> None:
@@ -104,11 +117,10 @@ class PersistentScheduler(Scheduler):
             try:
                 self._store["entries"]
             except UNREADABLE as exc:
-                if not isinstance(exc, KeyError):
-                    logger.warning(
-                        "DB Reset: Cannot load the stored entries, recreating them from beat_schedule: %r", exc
-                    )
                 try:
+                    if not isinstance(exc, KeyError):
+                        self._store.close()
+                        self._store = self._destroy_open_corrupted_schedule(exc)
                     self._store["entries"] = {}
                 except (*UNREADABLE, *dbm.error) as unwritable:
                     self._store = self._destroy_open_corrupted_schedule(unwritable)
@@ -161,6 +173,14 @@ class PersistentScheduler(Scheduler):
             if self._store is not None:
                 self._store.close()
                 self._store = None
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        store, self._store = self._store, None
+        if store is not None:
+            store.cache.clear()
+            store.close()
+        super().abandon()
 
     @property
     def info(self) -> str:

@@ -24,6 +24,7 @@ from kombu.exceptions import OperationalError
 from kombu.utils.functional import maybe_evaluate
 
 from celery_clone.beat.entries import ScheduleEntry, called, event_t
+from celery_clone.beat.lease import FencedProducer, Lease, RunRefused, remember
 from celery_clone.schedules import crontab
 from celery_clone.utils.functional import is_numeric_value
 from celery_clone.utils.log import get_logger
@@ -45,6 +46,15 @@ PRIORITY = 5
 
 UNSENT_RETRY_S = 5.0
 """When a task that could not be sent, because the broker is away, is tried again."""
+
+SET_BACK_S = 1.0
+"""A clock that lost this much was set."""
+
+AHEAD_S = 60.0
+"""Clocks of machines may differ by so much."""
+
+AT_A_TIME_S = 3 * 3600.0
+"""A clock that is set back by more was wrong before; one that is set back by less, people may just have corrected."""
 
 
 class SchedulingError(Exception):
@@ -73,6 +83,12 @@ class Scheduler:
     _last_sync: float | None = None
     _tasks_since_sync = 0
     _unsent: Any = None
+    _times: tuple[float, float] | None = None
+
+    #: What has to agree with every run, where several beats may send for one schedule.
+    lease: Lease | None = None
+    _following: Any = None
+    _refused: RunRefused | None = None
 
     #: Has a run been noted, and is on its way to the broker?
     _sending = False
@@ -95,6 +111,7 @@ class Scheduler:
         self.Producer = Producer or app.amqp.Producer
         self._heap: list[event_t] | None = None
         self._given_up_at: dict[str, float] = {}
+        self._unsure: dict[str, str] = {}
         self.old_schedulers: Any = None
         self.sync_every_tasks = app.conf.beat_sync_every if sync_every_tasks is None else sync_every_tasks
         if not lazy:
@@ -202,10 +219,36 @@ class Scheduler:
         now = maybe_make_aware(entry.default_now())
         return float(mktime(now.utctimetuple()) + now.microsecond / 1e6 + (self.adjust(next_time_to_run) or 0))
 
+    def _correct(self, entry: Any) -> None:
+        """Have an entry that ran in the future, by a clock that was set back since, go on from now.
+
+        What runs at a time of the day does not run twice because of it, unless the clock was set back by hours.
+        """
+        now = entry.default_now()
+        ahead_s = (maybe_make_aware(entry.last_run_at) - maybe_make_aware(now)).total_seconds()
+        if ahead_s > (AT_A_TIME_S if is_at_a_time(entry.schedule) else AHEAD_S):
+            logger.warning(
+                "beat: The clock was set back: %s ran %s from now. It goes on from the time it is now.",
+                entry.name,
+                humanize_seconds(ahead_s),
+            )
+            entry.last_run_at = now
+
+    def _was_set_back(self) -> bool:
+        """Was the clock set back since this was asked last?"""
+        times = time.time(), time.monotonic()
+        before, self._times = self._times, times
+        return before is not None and (times[0] - before[0]) - (times[1] - before[1]) < -SET_BACK_S
+
     def populate_heap(self) -> None:
         """Line up all entries by their next time."""
         heap = []
         for entry in self.schedule.values():
+            try:
+                self._correct(entry)
+            except Exception:
+                # Entries of other packages may keep the time of their last run elsewhere.
+                logger.debug("beat: %r does not tell when it ran.", entry.name, exc_info=True)
             is_due, seconds = self._asked(entry.is_due, entry)
             heap.append(event_t(self._when(entry, 0 if is_due else seconds) or 0, PRIORITY, entry))
         heapq.heapify(heap)
@@ -213,7 +256,7 @@ class Scheduler:
 
     def tick(self) -> float:
         """Send one task, if one is due; the seconds until the next turn."""
-        if self._heap is None or not self.schedules_equal(self.old_schedulers, self.schedule):
+        if self._was_set_back() or self._heap is None or not self.schedules_equal(self.old_schedulers, self.schedule):
             self.old_schedulers = copy.copy(self.schedule)
             self.populate_heap()
         heap: list[event_t] = self._heap or []
@@ -236,16 +279,26 @@ class Scheduler:
         heapq.heappop(heap)
         self._sending = True
         try:
-            following = self.reserve(entry)
-            self._unsent = None
+            following = self._following = self.reserve(entry)
+            self._unsent = self._refused = None
             self.apply_entry(entry, producer=producer)
         finally:
             self._sending = False
-        heapq.heappush(heap, self._place_after(entry, following, seconds, first.priority))
+            self._following = None
+        heapq.heappush(heap, self._place_after(entry, following, seconds, first))
         return 0
 
-    def _place_after(self, entry: Any, following: Any, seconds: float, priority: int) -> event_t:
+    def _place_after(self, entry: Any, following: Any, seconds: float, place: event_t) -> event_t:
         """The next place of an entry; one that was not sent is tried again until its next run is due."""
+        priority = place.priority
+        if self._refused is not None:
+            self._unsure.pop(entry.name, None)
+            if not self._refused.record:
+                self.schedule[entry.name] = entry
+                return place
+            remember(following, self._refused.record)
+            is_due, seconds = self._asked(following.is_due, following)
+            return event_t(self._when(following, 0 if is_due else seconds), priority, following)
         next_time = self._when(following, seconds)
         if self._unsent is entry:
             give_up_at = self._given_up_at.setdefault(entry.name, next_time)
@@ -255,6 +308,7 @@ class Scheduler:
                 return event_t(again, priority, entry)
             logger.error("beat: %s is given up until its next run.", entry.name)
         self._given_up_at.pop(entry.name, None)
+        self._unsure.pop(entry.name, None)
         return event_t(next_time, priority, following)
 
     # -- sending
@@ -270,6 +324,10 @@ class Scheduler:
         try:
             result = self.apply_async(entry, producer=producer, advance=False)
         except Exception as exc:
+            if isinstance(exc.__cause__, RunRefused):
+                self._refused = exc.__cause__
+                logger.warning("beat: Did not send %s: %s.", entry.name, exc.__cause__)
+                return
             if isinstance(exc.__cause__, (OperationalError, ConnectionError, TimeoutError)):
                 self._unsent = entry
                 logger.error(  # noqa: TRY400 one line each time, as this goes on until the broker is back
@@ -292,8 +350,7 @@ class Scheduler:
         Raises:
             SchedulingError: it could not be sent; the reason is its cause.
         """
-        if advance:
-            entry = self.reserve(entry)
+        producer = self._fenced(producer, entry, self.reserve(entry) if advance else self._following)
         task = self.app.tasks.get(entry.task)
         try:
             args = [called(value) for value in entry.args or ()]
@@ -309,6 +366,14 @@ class Scheduler:
             self._tasks_since_sync += 1
             if self.should_sync():
                 self._do_sync()
+
+    def _fenced(self, producer: Any, entry: Any, following: Any) -> Any:
+        """A producer that sends one run of an entry, if this beat may."""
+        if self.lease is None or following is None:
+            return producer
+        run = self.lease.run_of(entry, following, self._unsure.get(entry.name))
+        self._unsure[entry.name] = run.record
+        return FencedProducer(producer or self.producer, self.lease, run)
 
     def send_task(self, *args: Any, **kwargs: Any) -> Any:
         """Send a task that is not registered here."""
@@ -338,10 +403,14 @@ class Scheduler:
         try:
             self.sync()
         finally:
-            self.__dict__.pop("producer", None)
-            connection = self.__dict__.pop("connection", None)
-            if connection is not None:
-                ignore_errors(connection, connection.release)
+            Scheduler.abandon(self)
+
+    def abandon(self) -> None:
+        """Let go of the broker, and write nothing: another beat has gone on from what was written."""
+        self.__dict__.pop("producer", None)
+        connection = self.__dict__.pop("connection", None)
+        if connection is not None:
+            ignore_errors(connection, connection.release)
 
     # -- the broker
 
@@ -365,3 +434,8 @@ class Scheduler:
     def info(self) -> str:
         """Lines for the program's banner."""
         return ""
+
+
+def is_at_a_time(schedule: Any) -> bool:
+    """Does it run when the clock shows certain times, rather than again and again?"""
+    return isinstance(schedule, crontab) and not schedule._clock_rules.every_pass

@@ -10,9 +10,12 @@ from functools import cached_property
 from threading import Event
 from typing import Any
 
+from kombu.exceptions import OperationalError
+
 from celery_clone import platforms, signals
+from celery_clone.beat.lease import POLL_S, Lease, open_lease
 from celery_clone.beat.persistent import PersistentScheduler
-from celery_clone.beat.pidbox import BeatPidbox
+from celery_clone.beat.pidbox import BeatPidbox, beat_nodename
 from celery_clone.utils.imports import load_extension_class_names, symbol_by_name
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.time import humanize_seconds
@@ -20,6 +23,14 @@ from celery_clone.utils.time import humanize_seconds
 __all__ = ("Service",)
 
 logger = get_logger("celery.beat")
+
+WAITING = (
+    "beat: Waiting, as another beat sends for this schedule: %s. This one goes on when that one ends. If they are "
+    "different schedules, give each a beat_lease_name."
+)
+
+UNREACHABLE_S = 2.0
+"""How long to wait before a broker that cannot be reached is asked for the lease again."""
 
 
 class Service:
@@ -71,40 +82,101 @@ class Service:
         )
 
     def start(self, embedded_process: bool = False) -> None:
-        """Tick until :meth:`stop`, an interrupt or ``SystemExit``; then write down what ran."""
+        """Tick until :meth:`stop`, an interrupt or ``SystemExit``; then write down what ran.
+
+        Where another beat sends for the same schedule, wait until that one is gone.
+        """
         logger.info("beat: Starting...")
-        scheduler = self.scheduler
-        logger.debug("beat: Ticking with max interval->%s", humanize_seconds(scheduler.max_interval))
-        signals.beat_init.send(sender=self)
         if embedded_process:
-            signals.beat_embedded_init.send(sender=self)
             platforms.set_process_title("celery beat")
-        self.effective_max_interval = scheduler.max_interval
-        if self.remote_control:
-            self._pidbox = BeatPidbox(self)
-            self._pidbox.start()
         # A beat that hangs in its first turn is stuck, too.
         self._last_tick = time.monotonic()
+        lease = open_lease(self.app, self.scheduler_cls, beat_nodename(self.hostname))
         try:
-            while not (self._is_shutdown.is_set() or self._asked_to_end):
-                interval = scheduler.tick()
-                self._last_tick = time.monotonic()
-                if interval and interval > 0.0 and not self._asked_to_end:
-                    logger.debug("beat: Waking up %s.", humanize_seconds(interval, prefix="in "))
-                    self._is_shutdown.wait(interval)
-                    if scheduler.should_sync():
-                        scheduler._do_sync()
+            if self.remote_control:
+                self._pidbox = BeatPidbox(self)
+                self._pidbox.start()
+            while not self._ending:
+                if lease is None or self._wait_for(lease):
+                    self._tick_until_the_end(lease, embedded_process)
         except (KeyboardInterrupt, SystemExit):
             self._is_shutdown.set()
         finally:
             # What ran is worth more than a proper goodbye: whoever ended us may not wait long.
             self.sync()
+            if lease is not None:
+                lease.let_go()
             if self._pidbox is not None:
                 self._pidbox.stop()
 
+    @property
+    def _ending(self) -> bool:
+        return self._is_shutdown.is_set() or self._asked_to_end
+
+    def _wait_for(self, lease: Lease) -> bool:
+        """Wait until the lease is ours; ``False``: we were told to end."""
+        told = ""
+        while not self._ending:
+            self._last_tick = time.monotonic()
+            try:
+                if lease.take():
+                    if told:
+                        logger.warning("beat: Taking over from %s.", told)
+                    return True
+            except OperationalError as exc:
+                logger.error("beat: Connection error: %s. Trying again in %s seconds...", exc, UNREACHABLE_S)  # noqa: TRY400
+                self._is_shutdown.wait(UNREACHABLE_S)
+                continue
+            if lease.holder != told:
+                told = lease.holder
+                logger.warning(WAITING, told)
+            self._is_shutdown.wait(lease.poll_s)
+        return False
+
+    def _tick_until_the_end(self, lease: Lease | None, embedded_process: bool) -> None:
+        """Tick until told to end, or until the lease is lost."""
+        scheduler = self.scheduler
+        if lease is not None:
+            scheduler.lease = lease
+            try:
+                lease.adopt(scheduler.schedule)
+            except OperationalError as exc:
+                logger.error("beat: Connection error: %s. Trying again...", exc)  # noqa: TRY400 it will be tried again
+                return
+        logger.debug("beat: Ticking with max interval->%s", humanize_seconds(scheduler.max_interval))
+        signals.beat_init.send(sender=self)
+        if embedded_process:
+            signals.beat_embedded_init.send(sender=self)
+        self.effective_max_interval = scheduler.max_interval
+        while not self._ending:
+            if lease is not None and not lease.keep():
+                logger.warning("beat: The lease of the schedule was lost to %s: sending no more.", lease.holder)
+                self.__dict__.pop("scheduler", None)
+                scheduler.abandon()
+                return
+            interval = scheduler.tick()
+            self._last_tick = time.monotonic()
+            if interval and interval > 0.0 and not self._asked_to_end:
+                logger.debug("beat: Waking up %s.", humanize_seconds(interval, prefix="in "))
+                self._sleep(interval, lease)
+                if scheduler.should_sync():
+                    scheduler._do_sync()
+
+    def _sleep(self, seconds: float, lease: Lease | None) -> None:
+        """Sleep until something is to be done; the lease is kept meanwhile."""
+        end = time.monotonic() + seconds
+        while not self._ending:
+            left = end - time.monotonic()
+            if left <= 0 or not (lease is None or lease.keep()):
+                return
+            # Never long: what a signal handler raises may be lost, what it notes is not.
+            self._is_shutdown.wait(min(left, POLL_S if lease is None else lease.poll_s))
+
     def sync(self) -> None:
         """Write down what ran, and let go of the broker."""
-        self.scheduler.close()
+        scheduler = self.__dict__.get("scheduler")
+        if scheduler is not None:
+            scheduler.close()
         self._is_stopped.set()
 
     def stop(self, wait: bool = False) -> None:

@@ -14,9 +14,10 @@ from kombu.serialization import prepare_accept_content
 from kombu.utils.imports import symbol_by_name
 
 if TYPE_CHECKING:
+    from celery_clone.transport.beat_lease import LeaseStore
     from celery_clone.transport.protocols import MessageSource, Publisher
 
-__all__ = ("PUBLISHERS", "SOURCES", "load", "open_publisher", "open_source")
+__all__ = ("LEASE_STORES", "PUBLISHERS", "SOURCES", "load", "open_lease_store", "open_publisher", "open_source")
 
 # ``sqlite://`` is the embedded broker, whatever kombu may have under that name.
 kombu.transport.TRANSPORT_ALIASES["sqlite"] = "celery_clone.transport.sqlite:Transport"
@@ -58,6 +59,13 @@ PUBLISHERS: dict[str, str] = {
     "celery_clone.transport.sqlite:Transport": "celery_clone.transport.sqlite_source:SqlitePublisher",
 }
 """Class of a kombu transport to the publisher that is faster than kombu's producer."""
+
+LEASE_STORES: dict[str, str] = {
+    "kombu.transport.redis:Transport": "celery_clone.transport.redis_beat_lease:RedisLeaseStore",
+    "kombu.transport.redis:SentinelTransport": "celery_clone.transport.redis_beat_lease:RedisLeaseStore",
+    "celery_clone.transport.sqlite:Transport": "celery_clone.transport.sqlite_beat_lease:SqliteLeaseStore",
+}
+"""Class of a kombu transport to what keeps the leases of beats in that broker."""
 
 ANY_PUBLISHER = "celery_clone.transport.publisher:KombuPublisher"
 
@@ -123,6 +131,15 @@ def open_publisher(pool: Any) -> Publisher:
     """
     publisher: Publisher = symbol_by_name(chosen(PUBLISHERS, pool.connections.connection, ANY_PUBLISHER))(pool)
     return publisher
+
+
+def open_lease_store(pool: Any) -> LeaseStore | None:
+    """What keeps the leases of beats in the broker that *pool*, a pool of kombu producers, leads to.
+
+    ``None``: this kind of broker cannot.  Nothing is connected before it is first asked.
+    """
+    name = chosen(LEASE_STORES, pool.connections.connection, "")
+    return symbol_by_name(name)(pool) if name else None
 
 
 def chosen(table: dict[str, Row], connection: Any, otherwise: Row) -> Row:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,6 +62,11 @@ class Outgoing(NamedTuple):
     how: SendOptions
     body: codec.Encoded
 
+    @classmethod
+    def of(cls, message: TaskMessage, to: Destination, how: SendOptions) -> Outgoing:
+        """Serialise the body of a message."""
+        return cls(message, to, how, codec.encode(message.body, message.headers, how.serializer, how.compression))
+
 
 class RedisPublisher:
     """A :class:`~celery_clone.transport.protocols.Publisher` over Redis lists."""
@@ -74,20 +79,20 @@ class RedisPublisher:
 
     def publish(self, message: TaskMessage, to: Destination, how: SendOptions) -> None:
         """Publish one message; see :class:`~celery_clone.transport.protocols.Publisher`."""
-        if self._is_plain(message, to, how):
+        if self.is_plain(message, to, how):
             self._send([(message, to, how)])
         else:
             self.kombu.publish(message, to, how)
 
     def publish_many(self, batch: Sequence[tuple[TaskMessage, Destination, SendOptions]]) -> None:
         """Publish in order; what stands together and is plain leaves together."""
-        for plain, run in groupby(batch, lambda row: self._is_plain(*row)):
+        for plain, run in groupby(batch, lambda row: self.is_plain(*row)):
             if plain:
                 self._send([*run])
             else:
                 self.kombu.publish_many([*run])
 
-    def _is_plain(self, message: TaskMessage, to: Destination, how: SendOptions) -> bool:
+    def is_plain(self, message: TaskMessage, to: Destination, how: SendOptions) -> bool:
         """Does kombu do nothing more for this message than to push it onto lists?"""
         if Producer.publish is not SHIPPED_PUBLISH or self.pool.Producer is not Producer:
             return False
@@ -98,28 +103,59 @@ class RedisPublisher:
             return not exchange.name or exchange.type == "direct"
         return not exchange or to.exchange_type == "direct"
 
+    def publish_by(
+        self,
+        make: Callable[[Session, Sequence[tuple[str, bytes]]], bytes],
+        message: TaskMessage,
+        to: Destination,
+        how: SendOptions,
+    ) -> Any:
+        """Publish a plain message by a command that the caller makes of its pushes; returns what Redis answers.
+
+        The command may be sent twice, when the answer to the first is lost.
+        """
+        outgoing = Outgoing.of(message, to, how)
+
+        def push(session: Session, deadline: Deadline) -> Any:
+            pushes, expiring = session.pushes(outgoing)
+            return session.call([make(session, pushes), *session.renewals(expiring)], deadline)[0]
+
+        return self._persist(how, push)
+
+    def call(self, make: Callable[[Session], bytes], how: SendOptions) -> Any:
+        """Send one command; returns what Redis answers."""
+        return self._persist(how, lambda session, deadline: session.call([make(session)], deadline)[0])
+
     # -- sending --------------------------------------------------------------------------------------
 
     def _send(self, batch: Sequence[tuple[TaskMessage, Destination, SendOptions]]) -> None:
         """Push until it works or the policy says no; a batch goes on where it stopped."""
-        how = batch[0][2]
+        waiting = [Outgoing.of(message, to, how) for message, to, how in batch]
+
+        def push(session: Session, deadline: Deadline) -> None:
+            while waiting:
+                del waiting[: session.push(waiting, deadline)]
+
+        def done() -> str:
+            return f", {len(batch) - len(waiting)} of {len(batch)} were sent" if len(batch) > 1 else ""
+
+        self._persist(batch[0][2], push, done)
+
+    def _persist(
+        self, how: SendOptions, attempt: Callable[[Session, Deadline], Any], done: Callable[[], str] = str
+    ) -> Any:
+        """Attempt it until it works or the policy says no; *done* says what was done until then."""
         policy = RetryPolicy(how.retry, how.retry_policy, Deadline(how.deadline_s))
-        waiting = [
-            Outgoing(message, to, how, codec.encode(message.body, message.headers, how.serializer, how.compression))
-            for message, to, how in batch
-        ]
         errors: tuple[type[BaseException], ...] = (RedisError, OSError, OperationalError, *policy.errors)
-        while waiting:
+        while True:
             session: Session | None = None
             try:
                 session = self._open(policy.deadline)
-                del waiting[: session.push(waiting, policy.deadline)]
+                return attempt(session, policy.deadline)
             except errors as exc:
                 self._close(session)
                 if not policy.again():
-                    sent = len(batch) - len(waiting)
-                    done = f", {sent} of {len(batch)} were sent" if len(batch) > 1 else ""
-                    raise not_sent(self.kombu.uri, policy, exc, done) from exc
+                    raise not_sent(self.kombu.uri, policy, exc, done()) from exc
                 logger.debug("Publishing failed, trying again: %r", exc)
 
     def _open(self, deadline: Deadline) -> Session:
@@ -173,26 +209,37 @@ class Session:
         expiring: set[str] = set()
         size = taken = 0
         for outgoing in waiting:
-            if outgoing.to.declare:
-                self.declare(outgoing.to.declare)
-            queues, priority, text = self.prepare(outgoing)
-            for queue in queues:
-                pushes.append((self.layout.list_of(queue, priority), text))
-                if queue in self.channel._expires:
-                    expiring.add(queue)
+            its_pushes, its_expiring = self.pushes(outgoing)
+            pushes += its_pushes
+            expiring.update(its_expiring)
             taken += 1
-            size += len(text)
+            size += sum(len(text) for _, text in its_pushes)
             if size >= SLICE_BYTES:
                 break
         commands = [
             pack(b"LPUSH", key, *(text for _, text in run)) for key, run in groupby(pushes, lambda push: push[0])
         ]
+        commands += self.renewals(expiring)
+        if commands:
+            self.call(commands, deadline)
+        return taken
+
+    def pushes(self, outgoing: Outgoing) -> tuple[list[tuple[str, bytes]], list[str]]:
+        """The lists that a message goes to, each with its text, and those of its queues that expire."""
+        if outgoing.to.declare:
+            self.declare(outgoing.to.declare)
+        queues, priority, text = self.prepare(outgoing)
+        names = [*queues]
+        pushes = [(self.layout.list_of(queue, priority), text) for queue in names]
+        return pushes, [queue for queue in names if queue in self.channel._expires]
+
+    def renewals(self, expiring: Iterable[str]) -> list[bytes]:
+        """The commands that put off the end of these queues."""
+        commands = []
         for queue in expiring:
             lifetime_ms = self.channel._expires[queue]
             commands += [pack(b"PEXPIRE", key, lifetime_ms) for key in self.layout.lists_of([queue])]
-        if commands:
-            self._call(commands, deadline)
-        return taken
+        return commands
 
     def prepare(self, outgoing: Outgoing) -> tuple[Iterable[str], Any, bytes]:
         """The queues, the priority and the text of one message, as kombu's producer and channel make them."""
@@ -238,8 +285,8 @@ class Session:
 
     # -- connections ----------------------------------------------------------------------------------
 
-    def _call(self, commands: Sequence[bytes], deadline: Deadline) -> None:
-        """Send commands in one write and read their answers."""
+    def call(self, commands: Sequence[bytes], deadline: Deadline) -> list[Any]:
+        """Send commands in one write and read their answers; raises the first that is an error."""
         if self._permits is not None and not self._permits.acquire(timeout=deadline.left()):
             raise OperationalError(
                 "all connections were in use; raise broker_pool_limit, or publish from fewer threads at once"
@@ -247,7 +294,7 @@ class Session:
         try:
             client = self._acquire(deadline)
             try:
-                failures = talk(client, commands, deadline.left(self.socket_timeout))
+                answers = talk(client, commands, deadline.left(self.socket_timeout))
             except BaseException:
                 client.disconnect()
                 raise
@@ -255,8 +302,10 @@ class Session:
                 client.disconnect()
             else:
                 self._idle.append((client, time.monotonic()))
-            if failures:
-                raise failures[0]
+            for answer in answers:
+                if isinstance(answer, ResponseError):
+                    raise answer
+            return answers
         finally:
             if self._permits is not None:
                 self._permits.release()
@@ -294,17 +343,17 @@ class Session:
             logger.debug("A broken connection could not be closed.", exc_info=True)
 
 
-def talk(client: Any, commands: Sequence[bytes], timeout: float | None) -> list[ResponseError]:
-    """Send commands and read their answers; returns the errors among them."""
+def talk(client: Any, commands: Sequence[bytes], timeout: float | None) -> list[Any]:
+    """Send commands and read their answers, errors being answers, too."""
     client._sock.settimeout(timeout)
     client.send_packed_command([b"".join(commands)], check_health=False)
-    failures: list[ResponseError] = []
+    answers: list[Any] = []
     for _ in commands:
         try:
-            client.read_response()
+            answers.append(client.read_response())
         except ResponseError as exc:
-            failures.append(exc)
-    return failures
+            answers.append(exc)
+    return answers
 
 
 def is_silent(client: Any) -> bool:
