@@ -112,7 +112,11 @@ def adopt(module: ModuleType) -> None:
     for value in [*vars(module).values()]:
         # By its true type: a proxy would be asked for what it stands for, and make the default app here and now.
         if issubclass(type(value), (type, FunctionType)) and value.__module__ == module.__name__:
+            first_line = vars(value).get("__firstlineno__")
             value.__module__ = alias
+            if first_line is not None:
+                # From Python 3.13 a class forgets where its source begins when its module is changed.
+                value.__firstlineno__ = first_line
 
 
 def install() -> None:
