@@ -1358,29 +1358,6 @@ class Extras(SettingsTable):
         doc="Redis or SQLite in which the lease is kept where the broker is neither: `redis://host:port/db`. A beat "
         "that dies at the very moment of sending may then lose that run. Unset: the broker.",
     )
-    beat_lease: bool = setting(
-        True,
-        doc="Let only one of several beats send for a schedule: the one that holds its lease in the broker. The "
-        "others wait, and one of them goes on when it is gone. Needs Redis or SQLite, as broker or as "
-        "`beat_lease_url`; elsewhere every beat sends.",
-    )
-    beat_lease_expires: float = setting(
-        10.0,
-        doc="Seconds after which the next beat takes over from one that died, hangs or was cut off. One that ended "
-        "in order is followed at once.",
-    )
-    beat_lease_name: str | None = setting(
-        None,
-        doc="What tells a schedule from others in the same broker. Unset: the app's name, `task_default_queue`, the "
-        "scheduler's class, and names and contents (not the times) of the entries in `beat_schedule`. Beats with "
-        "the same name wait for each other.",
-    )
-    beat_lease_url: str | None = setting(
-        None,
-        secret=True,
-        doc="Redis or SQLite in which the lease is kept where the broker is neither: `redis://host:port/db`. A beat "
-        "that dies at the very moment of sending may then lose that run. Unset: the broker.",
-    )
     cassandra_secure_bundle_path: str | None = setting(
         None,
         doc="The same as `cassandra_bundle_path`.",
@@ -1414,14 +1391,6 @@ class Extras(SettingsTable):
     result_backend_thread_safe: bool = setting(
         False,
         doc="Share one result backend between all threads instead of making one for each.",
-    )
-    task_max_losses: int | None = setting(
-        20,
-        doc="How often the process of a task with `task_reject_on_worker_lost` may die under it. Then the task "
-        "fails, and its message is put aside: into `<queue>.dead` on Redis and SQLite, to the dead-letter "
-        "exchange of its queue on RabbitMQ. `None`: it comes back for ever, as with Celery. Losses of a whole "
-        "worker count on Redis and SQLite from the second on; on RabbitMQ quorum queues have a limit of their "
-        "own for these (`x-delivery-limit`).",
     )
     task_max_losses: int | None = setting(
         20,

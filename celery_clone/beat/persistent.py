@@ -113,24 +113,21 @@ class PersistentScheduler(Scheduler):
 
     def _create_schedule(self) -> None:
         """Make sure that there are entries that can be read."""
-        for _ in (1, 2):
-            try:
-                self._store["entries"]
-            except UNREADABLE as exc:
-                try:
-                    if not isinstance(exc, KeyError):
-                        self._store.close()
-                        self._store = self._destroy_open_corrupted_schedule(exc)
-                    self._store["entries"] = {}
-                except (*UNREADABLE, *dbm.error) as unwritable:
-                    self._store = self._destroy_open_corrupted_schedule(unwritable)
-                    continue
-            else:
-                missing = next((field for field in ACCOUNTED if field not in self._store), None)
-                if missing is not None:
-                    logger.warning("DB Reset: Account for new %s", ACCOUNTED[missing])
-                    self._store.clear()
-            break
+        try:
+            for field in ("entries", *ACCOUNTED):
+                if field in self._store:
+                    self._store[field]
+        except (*UNREADABLE, OSError, *dbm.error) as exc:
+            self._store.cache.clear()
+            self._store.close()
+            self._store = self._destroy_open_corrupted_schedule(exc)
+        if "entries" not in self._store:
+            self._store["entries"] = {}
+            return
+        missing = next((field for field in ACCOUNTED if field not in self._store), None)
+        if missing is not None:
+            logger.warning("DB Reset: Account for new %s", ACCOUNTED[missing])
+            self._store.clear()
 
     # -- the entries
 

@@ -97,6 +97,53 @@ def run(scheduler, clock, seconds):
             clock.pass_(max(pause, 0.001))
 
 
+# -- a clock that is set
+
+
+def test_what_runs_again_and_again_goes_on_when_the_clock_is_set_back(app, clock, monkeypatch, caplog):
+    app.conf.beat_schedule = {"a": {"task": "a", "schedule": every(10, clock)}}
+    scheduler = Recording(app)
+    run(scheduler, clock, 25)
+    assert scheduler.names == ["a", "a"]
+
+    set_clock(scheduler, clock, monkeypatch, -5 * 3600)
+    run(scheduler, clock, 25)
+
+    assert scheduler.names == ["a"] * 4
+    assert "The clock was set back" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("entry", "hours", "runs"),
+    [
+        pytest.param(crontab(0, 12), 1, 0, id="not twice at a time of the day"),
+        pytest.param(crontab(0, 12), 4, 1, id="twice if the clock was quite wrong"),
+        pytest.param(crontab("*/30"), 1, 3, id="every half hour goes on"),
+    ],
+)
+def test_what_runs_at_a_time_of_the_day_runs_once(app, clock, monkeypatch, entry, hours, runs):
+    clock.time = START - timedelta(minutes=1)
+    entry.nowfun = clock
+    app.conf.beat_schedule = {"a": {"task": "a", "schedule": entry}}
+    scheduler = Recording(app)
+    run(scheduler, clock, 120)
+    assert scheduler.names == ["a"]
+    scheduler.sent.clear()
+
+    set_clock(scheduler, clock, monkeypatch, -hours * 3600)
+    run(scheduler, clock, hours * 3600 if runs != 3 else 5399)
+
+    assert len(scheduler.sent) == runs
+
+
+def set_clock(scheduler, clock, monkeypatch, seconds):
+    """Set the clock while beat sleeps."""
+    scheduler.tick()
+    clock.pass_(seconds)
+    before = scheduler._times
+    scheduler._times = (before[0] - seconds, before[1])
+
+
 # -- entries
 
 
@@ -455,11 +502,13 @@ def test_a_file_with_entries_that_cannot_be_read_is_begun_anew(app, in_file, tmp
     scheduler = in_file()
 
     assert list(scheduler.schedule) == ["a"]
-    assert "Cannot load the stored entries" in caplog.text
+    assert "is damaged" in caplog.text
+    with shelve.open(str(tmp_path / "schedule.damaged"), flag="r") as kept:
+        assert kept["__version__"]
     scheduler.close()
 
 
-def test_a_corrupt_file_is_replaced(app, in_file, tmp_path, caplog):
+def test_a_corrupt_file_is_kept_aside_and_a_new_one_begun(app, in_file, tmp_path, caplog):
     app.conf.beat_schedule = {"a": {"task": "a", "schedule": 100.0}}
     in_file().close()
     for path in tmp_path.iterdir():
@@ -468,8 +517,26 @@ def test_a_corrupt_file_is_replaced(app, in_file, tmp_path, caplog):
     scheduler = in_file()
 
     assert list(scheduler.schedule) == ["a"]
-    assert "Removing corrupted schedule file" in caplog.text
+    assert "schedule.damaged', and a new one is begun" in caplog.text
+    assert b"rubbish" in {path.read_bytes() for path in tmp_path.glob("schedule.damaged*")}
     scheduler.close()
+
+
+def test_a_file_that_was_cut_off_anywhere_is_no_obstacle(app, in_file, tmp_path):
+    app.conf.beat_schedule = {"a": {"task": "a", "schedule": 100.0}}
+    in_file().close()
+    whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for path, content in whole.items():
+        for size in range(0, len(content), max(1, len(content) // 20)):
+            for other in tmp_path.iterdir():
+                other.unlink()
+            for other, before in whole.items():
+                other.write_bytes(before[:size] if other == path else before)
+
+            scheduler = in_file()
+
+            assert list(scheduler.schedule) == ["a"], (path.name, size)
+            scheduler.close()
 
 
 def test_a_file_that_may_not_be_used_is_left_alone(app, in_file, tmp_path, caplog):
