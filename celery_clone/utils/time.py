@@ -261,7 +261,7 @@ def _past_gap(dt: datetime) -> datetime:
     wall = dt.replace(tzinfo=None, fold=0)
     moved = _in_utc(dt.replace(fold=0)).astimezone(dt.tzinfo)
     if moved.replace(tzinfo=None) < wall:
-        # Zones of dateutil before 3.0 read it by the offset after the change and not, as PEP 495 has it, by that before.
+        # Zones of dateutil before 3.0 read it by the offset after the change; PEP 495 has it read by that before.
         before = _fixed_offset(moved.utcoffset() or timedelta())
         moved = wall.replace(tzinfo=before).astimezone(dt.tzinfo)
     return moved

@@ -129,7 +129,7 @@ class SQLiteBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         bells, finished = self.store.put(results, parts, time.time())
         silent = doorbell.ring(bells)
         if silent:
-            self.store.forget_bells(silent)
+            self._forget_dead(silent)
         for chord in finished:
             self._finish_chord(chord)
         self._maybe_tidy()
@@ -244,7 +244,13 @@ class SQLiteBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
             pass
         gone = [bell for bell in self.store.bells() if doorbell.sign_of_life(bell) is doorbell.Sign.DEAD]
         if gone:
-            self.store.forget_bells(gone)
+            self._forget_dead(gone)
+
+    def _forget_dead(self, bells: Sequence[str]) -> None:
+        """End the watches of processes that are gone, and remove the sockets they left."""
+        self.store.forget_bells(bells)
+        for bell in bells:
+            doorbell.remove(bell)
 
     def _maybe_tidy(self) -> None:
         instant = time.monotonic()

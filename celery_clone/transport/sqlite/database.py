@@ -200,6 +200,16 @@ class Database:
             if connection is not None:
                 connection.close()
 
+    def __del__(self) -> None:
+        """Close a connection that nobody closed, unless a fork made it somebody else's."""
+        connection = getattr(self, "_connection", None)
+        if connection is None:
+            return
+        if self._process == os.getpid():
+            connection.close()
+        else:
+            ABANDONED.append(connection)
+
     def _attempt(self, work: Work[Answer], begin: str | None, patience_s: float | None = None) -> Answer:
         started = time.monotonic()
         longest_s = self.busy_timeout_s if patience_s is None else min(patience_s, self.busy_timeout_s)

@@ -8,13 +8,16 @@ whoever waits also looks again by itself now and then.  It may not touch the dat
 
 from __future__ import annotations
 
+import atexit
 import enum
 import errno
+import glob
 import os
 import shutil
 import socket
 import stat
 import tempfile
+import time
 import weakref
 from collections.abc import Collection
 
@@ -27,6 +30,12 @@ LONGEST_ADDRESS_BYTES = 100
 
 FOLDER_SUFFIX = "-bells"
 TEMPORARY_PREFIX = "celery-bells-"
+FILE_LINK = "file"
+"""In a folder of the system's temporary folder: a link that leads to the file, while that is there."""
+
+BEING_MADE_S = 60.0
+"""How long a folder is left alone that may just be filled."""
+
 RING = b"\0"
 
 
@@ -42,12 +51,17 @@ class Doorbell:
     """The socket one process waits on.
 
     A forked child closes the copies it inherits, so that an address is alive exactly as long as the
-    process that listens on it.
+    process that listens on it.  Nothing is left of a bell that nobody closed: it ends with the last reference
+    to it, or with the program.
     """
 
     def __init__(self, sock: socket.socket, address: str) -> None:
         self._socket = sock
         self.address = address
+        self.owner = os.getpid()
+        self._end = weakref.finalize(self, end, sock, address, self.owner)
+        # When the program ends, a thread may still wait here: then the address goes, and the socket stays.
+        self._end.atexit = False
         LISTENING.add(self)
 
     def fileno(self) -> int:
@@ -83,13 +97,20 @@ class Doorbell:
 
     def close(self) -> None:
         """Stop listening and remove the socket.  Legal twice."""
-        if self._socket.fileno() != -1:
-            self._socket.close()
-            remove(self.address)
+        self._end()
 
     def forget(self) -> None:
         """In a forked child: close the copy, leave the parent's socket in its place."""
+        self._end.detach()
+        LISTENING.discard(self)
         self._socket.close()
+
+
+def end(sock: socket.socket, address: str, owner: int) -> None:
+    """Close a bell's socket, and remove it if this is the process *owner* that made it."""
+    sock.close()
+    if os.getpid() == owner:
+        remove(address)
 
 
 def listen(beside: str, mode: int) -> Doorbell | None:
@@ -103,18 +124,23 @@ def listen(beside: str, mode: int) -> Doorbell | None:
         return None
     name = f"{os.getpid():x}-{uuid()[:8]}"
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    private = ""
     try:
         folder = beside + FOLDER_SUFFIX
         if len(os.fsencode(folder)) + len(name) < LONGEST_ADDRESS_BYTES:
             make_folder(folder, mode)
         else:
-            folder = tempfile.mkdtemp(prefix=TEMPORARY_PREFIX)
+            sweep(tempfile.gettempdir())
+            folder = private = tempfile.mkdtemp(prefix=TEMPORARY_PREFIX)
+            os.symlink(beside, os.path.join(folder, FILE_LINK))
         address = os.path.join(folder, name)
         sock.bind(address)
         os.chmod(address, mode)
     except OSError:
         # No socket, no rings: slower, and correct all the same.
         sock.close()
+        if private:
+            shutil.rmtree(private, ignore_errors=True)
         return None
     return Doorbell(sock, address)
 
@@ -127,6 +153,23 @@ def make_folder(folder: str, mode: int) -> None:
         return
     # Who may write the file may enter, listen and ring.
     os.chmod(folder, 0o700 | (0o070 if mode & stat.S_IWGRP else 0) | (0o007 if mode & stat.S_IWOTH else 0))
+
+
+def sweep(temporary: str) -> None:
+    """Remove what killed processes left in the folder *temporary* for files that are gone by now.
+
+    While a file is there, those who use it find its dead by what it says of them.
+    """
+    for folder in glob.glob(os.path.join(glob.escape(temporary), TEMPORARY_PREFIX + "*")):
+        if os.path.exists(os.path.join(folder, FILE_LINK)):
+            continue
+        try:
+            inside = [os.path.join(folder, name) for name in os.listdir(folder) if name != FILE_LINK]
+            quiet_s = time.time() - os.stat(folder).st_mtime
+        except OSError:
+            continue  # another user's, or somebody was faster
+        if quiet_s > BEING_MADE_S and all(sign_of_life(address) is Sign.DEAD for address in inside):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def ring(addresses: Collection[str]) -> list[str]:
@@ -185,5 +228,13 @@ def close_inherited() -> None:
         doorbell.forget()
 
 
+def remove_all() -> None:
+    """The program ends, and nobody has closed these."""
+    for doorbell in list(LISTENING):
+        if doorbell.owner == os.getpid():
+            remove(doorbell.address)
+
+
+atexit.register(remove_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=close_inherited)

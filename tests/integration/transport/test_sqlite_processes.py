@@ -295,6 +295,41 @@ def test_leaving_takes_socket_and_session_along(connection, sqlite_url) -> None:
     assert bells(sqlite_url) == []
 
 
+CARELESS = """
+import sys
+from celery_clone import Celery
+
+app = Celery(broker=sys.argv[1], backend=sys.argv[1])
+try:
+    app.AsyncResult("never").get(timeout=0.1)
+except app.backend.TimeoutError:
+    app.connection_for_read().default_channel.queue_declare("celery")
+    kept = app.connection_for_read()
+    consumer = kept.Consumer(app.amqp.queues["celery"]).consume()
+    print(app.backend.result_consumer._bell.address)
+"""
+
+
+@pytest.mark.parametrize("name", ["a.db", "x" * 100 + ".db"], ids=["beside-the-file", "in-a-folder-of-its-own"])
+def test_a_program_that_closes_nothing_leaves_no_doorbell_when_it_ends(sqlite_url: str, name: str) -> None:
+    path = Path(sqlite_url.removeprefix("sqlite:///")).with_name(name)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(path.parent)}
+    ended = subprocess.run(
+        [sys.executable, "-c", CARELESS, f"sqlite:///{path}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+
+    address = ended.stdout.strip()
+    assert address.startswith(str(path.parent)), ended.stderr
+    assert not os.path.exists(address)
+    assert not [*path.parent.glob("celery-bells-*"), *path.parent.glob("*-bells/*")]
+    assert not ended.stderr
+
+
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that every user may enter; those of pytest are their owner's alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 from pathlib import Path
@@ -196,3 +197,13 @@ def test_a_file_that_is_no_database_tells_what_to_do(tmp_path: Path) -> None:
 
 def test_a_full_disk_asks_for_space() -> None:
     assert "disk space" in remedy_for(sqlite3.OperationalError("database or disk is full"), "/tmp/jobs.db")
+
+
+def test_a_file_that_nobody_closed_is_let_go_of_with_its_last_user(tmp_path: Path) -> None:
+    database = Database(str(tmp_path / "notes.db"), NOTES)
+    database.write(lambda db: db.execute("INSERT INTO notes VALUES ('one')"))
+
+    del database
+    gc.collect()  # from Python 3.13 on an unclosed connection is a warning, and that an error
+
+    assert os.listdir(tmp_path) == ["notes.db"]
