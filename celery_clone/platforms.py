@@ -218,7 +218,10 @@ class Pidfile:
         try:
             self.write_pid()
         except OSError as error:
-            raise LockFailed(str(error)) from error
+            raise LockFailed(
+                f"The pid file {str(self.path)!r} cannot be written: {error.strerror}. Name another (--pidfile), in a "
+                "folder that is there and may be written by this user."
+            ) from error
         return self
 
     def __enter__(self) -> Pidfile:
@@ -655,6 +658,10 @@ def _become_user(uid: int, gid: int | None) -> None:
     raise SecurityError(f"User {uid} is able to become root again after setuid. Do not run tasks on this system.")
 
 
+PICKLE_NAMES = frozenset({"pickle", "application/x-python-serialize", "application/group-python-serialize"})
+"""What ``accept_content`` may call it."""
+
+
 def check_privileges(accept_content: Collection[str]) -> None:
     """Refuse or warn if this process has the superuser's rights.
 
@@ -671,7 +678,7 @@ def check_privileges(accept_content: Collection[str]) -> None:
     else:
         if ids["uid"] and ids["euid"] and not groups & RISKY_GROUPS:
             return
-    accepts_pickle = "pickle" in accept_content or "application/group-python-serialize" in accept_content
+    accepts_pickle = not PICKLE_NAMES.isdisjoint(accept_content or ())
     if accepts_pickle and not os.environ.get("C_FORCE_ROOT"):
         raise SecurityError(ROOT_DISALLOWED.format(**ids))
     warnings.warn(SecurityWarning(ROOT_DISCOURAGED.format(**ids)), stacklevel=2)

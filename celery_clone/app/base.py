@@ -35,6 +35,7 @@ from celery_clone._state import (
     get_current_worker_task,
     set_default_app,
 )
+from celery_clone.canvas.signature import calls_back
 from celery_clone.exceptions import (
     AlwaysEagerIgnored,
     DuplicateTaskNameWarning,
@@ -45,7 +46,7 @@ from celery_clone.local import PromiseProxy, maybe_evaluate
 from celery_clone.utils import abstract
 from celery_clone.utils.collections import AttributeDictMixin
 from celery_clone.utils.dispatch import Signal
-from celery_clone.utils.functional import first, maybe_list
+from celery_clone.utils.functional import first
 from celery_clone.utils.ids import uuid
 from celery_clone.utils.imports import gen_task_name, instantiate, qualname, symbol_by_name
 from celery_clone.utils.log import get_logger
@@ -59,7 +60,7 @@ from .autoretry import add_autoretry_behaviour
 from .components import COMPONENTS
 from .registry import TaskRegistry
 from .settings import Settings, detect_settings, find_deprecated_settings
-from .utils import AppPickler, appstr, bugreport
+from .utils import AppPickler, appstr, bugreport, certificates_must_be_readable, unreadable_url
 
 __all__ = ("App", "Celery")
 
@@ -787,8 +788,8 @@ class Celery:
             expires,
             retries,
             chord,
-            maybe_list(link),
-            maybe_list(link_error),
+            calls_back(link, "link"),
+            calls_back(link_error, "link_error"),
             reply_to or self.thread_oid,
             time_limit,
             soft_time_limit,
@@ -890,6 +891,7 @@ class Celery:
         **kwargs: Any,
     ) -> Any:
         conf = self.conf
+        certificates_must_be_readable("broker_use_ssl", self.either("broker_use_ssl", ssl))
         try:
             return self.amqp.Connection(
                 url,
@@ -910,6 +912,8 @@ class Celery:
             if explained is None:
                 raise
             raise ImproperlyConfigured(explained) from None
+        except ValueError as exc:
+            raise ImproperlyConfigured(unreadable_url(url, exc)) from None
 
     def _acquire_connection(self, pool: bool = True) -> Any:
         if not pool:

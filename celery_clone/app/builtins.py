@@ -93,7 +93,13 @@ def add_accumulate_task(app: Any) -> Any:
     @app.task(bind=True, name="celery.accumulate", shared=False, lazy=False)
     def accumulate(self: Any, *args: Any, **kwargs: Any) -> Any:
         index = kwargs.get("index")
-        return args if index is None else args[index]
+        try:
+            return args if index is None else args[index]
+        except IndexError:
+            raise IndexError(
+                f"celery.accumulate was asked for argument {index} (index) and got {len(args)}: "
+                "ask for one that is there, or leave the index out to get all."
+            ) from None
 
     return accumulate
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 from celery_clone._state import _task_stack, current_app
 from celery_clone.canvas import _chain, chunks, signature, xmap, xstarmap
 from celery_clone.canvas.chain import ends_in_group, followed
+from celery_clone.canvas.signature import calls_back
 from celery_clone.canvas.stamping import inherit_stamps
 from celery_clone.exceptions import (
     Ignore,
@@ -536,8 +537,8 @@ class Task:
             "logfile": logfile,
             "loglevel": loglevel or 0,
             "hostname": socket.gethostname(),
-            "callbacks": maybe_list(link),
-            "errbacks": maybe_list(link_error),
+            "callbacks": calls_back(link, "link"),
+            "errbacks": calls_back(link_error, "link_error"),
             "headers": headers,
             "timelimit": None if no_limit else [self.time_limit, self.soft_time_limit],
             "ignore_result": options.get("ignore_result", self.ignore_result),

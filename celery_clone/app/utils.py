@@ -7,7 +7,9 @@ descriptions.  Also the public address of :class:`Settings`, which lives in
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -16,6 +18,7 @@ from typing import Any
 
 from celery_clone._state import _get_active_apps
 from celery_clone._version import VERSION_BANNER
+from celery_clone.exceptions import ImproperlyConfigured
 from celery_clone.platforms import pyimplementation
 from celery_clone.utils.imports import import_from_cwd, qualname
 from celery_clone.utils.suggest import hint
@@ -33,11 +36,13 @@ __all__ = (
     "Settings",
     "appstr",
     "bugreport",
+    "certificates_must_be_readable",
     "detect_settings",
     "filter_hidden_settings",
     "find_app",
     "find_deprecated_settings",
     "sanitize_url",
+    "unreadable_url",
 )
 
 REPORT = """
@@ -187,3 +192,35 @@ class AppPickler:
     def prepare(self, app: Any, **kwargs: Any) -> Any:
         """*app*, ready for use."""
         return app
+
+
+CERTIFICATES = ("ca_certs", "certfile", "keyfile", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+"""Options for TLS that name files."""
+
+
+def certificates_must_be_readable(setting: str, value: Any) -> None:
+    """Raise :exc:`ImproperlyConfigured` if the options for TLS name a file that cannot be read.
+
+    The libraries that connect would say so at each try, and most without the name of the file.
+    """
+    for option in CERTIFICATES if isinstance(value, Mapping) else ():
+        path = value.get(option)
+        if not isinstance(path, (str, os.PathLike)):
+            continue
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as exc:
+            raise ImproperlyConfigured(
+                f"{setting}[{option!r}] names the file {str(path)!r}, which cannot be read: {exc.strerror}. "
+                "Correct the path, or let the user of this process read the file."
+            ) from None
+
+
+def unreadable_url(url: Any, reason: Exception) -> str:
+    """The error for the URL of a broker that cannot be taken apart, without its password."""
+    shown = re.sub(r"(?<=:)[^:@/]*(?=@)", "**", str(url))
+    return (
+        f"The broker URL {shown!r} cannot be read: {reason}. Write transport://user:password@host:port/virtual_host, "
+        "with special characters of the password as %XX (broker_url)."
+    )

@@ -190,7 +190,7 @@ class ResultConsumer(ReconnectingConsumer):
             *connection.channel_errors,
         )
         try:
-            connection.connect()
+            connect_once(connection)
             consumer = self.Consumer(
                 connection.default_channel,
                 list(self._queues.values()),
@@ -279,6 +279,21 @@ class ResultConsumer(ReconnectingConsumer):
             if task_id is None:
                 return None
             return {"task_id": task_id, "status": states.FAILURE, "result": exc, "traceback": None}
+
+
+def connect_once(connection: Any) -> None:
+    """Connect, trying each host once; kombu's own way waits two seconds and tries each again."""
+    hosts = max(1, len(connection.alt or ()))
+    for failures in range(hosts):
+        try:
+            connection.ensure_connection(max_retries=0)
+        except OperationalError as exc:
+            if failures + 1 == hosts:
+                # What those who wait look for is the error of the transport.
+                raise exc.__cause__ or exc from None
+            connection.maybe_switch_next()
+        else:
+            return
 
 
 def socket_of(connection: Any) -> Any:

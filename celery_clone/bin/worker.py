@@ -151,6 +151,13 @@ def _concurrency(ctx: click.Context, param: click.Parameter, value: str | None) 
     return number or None
 
 
+def _not_negative(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """A number from 0 up, or ``None`` to leave it to the settings."""
+    if value is not None and value < 0:
+        raise click.BadParameter(f"must be a number from 0 up, got {value:g}", ctx, param)
+    return value
+
+
 def detach(
     path: str,
     argv: Sequence[str],
@@ -245,6 +252,7 @@ def _setting(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
 @worker_option(
     "--prefetch-multiplier",
     type=int,
+    callback=_not_negative,
     metavar="<prefetch multiplier>",
     help="How many tasks may wait in this worker, for each of its processes; 0 for no bound.",
 )
@@ -272,9 +280,16 @@ def _setting(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     default=None,
     help="Send events about tasks, for monitors such as `celery events`.",
 )
-@pool_option("--time-limit", type=float, help="Seconds after which the process of a task is killed.")
-@pool_option("--soft-time-limit", type=float, help="Seconds after which a task gets SoftTimeLimitExceeded.")
-@pool_option("--max-tasks-per-child", type=int, help="Replace a process after so many tasks.")
+@pool_option(
+    "--time-limit", type=float, callback=_not_negative, help="Seconds after which the process of a task is killed."
+)
+@pool_option(
+    "--soft-time-limit",
+    type=float,
+    callback=_not_negative,
+    help="Seconds after which a task gets SoftTimeLimitExceeded.",
+)
+@pool_option("--max-tasks-per-child", type=int, callback=_not_negative, help="Replace a process after so many tasks.")
 @pool_option(
     "--pool-start-method",
     type=click.Choice(["fork", "spawn"]),
@@ -284,6 +299,7 @@ def _setting(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
 @pool_option(
     "--max-memory-per-child",
     type=int,
+    callback=_not_negative,
     help="Replace a process, after its task, that holds more kilobytes of memory than this.",
 )
 @queue_option("--purge", "--discard", is_flag=True, help="Delete all waiting tasks before the start.")
@@ -293,7 +309,7 @@ def _setting(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
 @feature_option("--without-gossip", is_flag=True, help="Do not listen to events of other workers.")
 @feature_option("--without-mingle", is_flag=True, help="Do not ask other workers for their state at the start.")
 @feature_option("--without-heartbeat", is_flag=True, help="Send no heartbeat events.")
-@feature_option("--heartbeat-interval", type=int, help="Seconds between heartbeat events.")
+@feature_option("--heartbeat-interval", type=int, callback=_not_negative, help="Seconds between heartbeat events.")
 @feature_option("--autoscale", type=AUTOSCALE, help="Largest and smallest number of processes, such as 10,3.")
 @beat_option("-B", "--beat", type=CELERY_BEAT, is_flag=True, help="Run the periodic task scheduler, too.")
 @beat_option(
@@ -371,7 +387,7 @@ def worker(
     except OSError as error:
         if error.filename is None:
             raise
-        raise click.FileError(str(error.filename), error.strerror) from error
+        raise click.FileError(os.fsdecode(error.filename), error.strerror) from error
     program.start()
     ctx.exit(program.exitcode or EX_OK)
 

@@ -87,6 +87,20 @@ def refuse_no_signature(value: Any, *, taker: str) -> None:
         _refuse(value, taker)
 
 
+def calls_back(value: Any, taker: str) -> list[Any] | None:
+    """The signatures of an option such as ``link``, as a list; ``None`` if there are none.
+
+    Raises:
+        TypeError: one is no signature.
+    """
+    if value is None:
+        return None
+    found = [*(maybe_list(value) or ())]
+    for each in found:
+        refuse_no_signature(each, taker=taker)
+    return found
+
+
 def _refuse(value: Any, taker: str) -> NoReturn:
     name = getattr(value, "name", None)
     remedy = f"{name}.s(...)" if isinstance(value, abstract.CallableTask) and name else "task.s(...)"

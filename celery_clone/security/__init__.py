@@ -64,16 +64,27 @@ def setup_security(
     store = store or conf.security_cert_store
     if not (key and cert and store):
         raise ImproperlyConfigured(SECURITY_SETTING_MISSING)
-    with open(key) as key_file, open(cert) as cert_file:
-        register_auth(
-            key_file.read(),
-            key_password or conf.security_key_password,
-            cert_file.read(),
-            store,
-            digest or conf.security_digest,
-            serializer,
-        )
+    register_auth(
+        _read("security_key", key),
+        key_password or conf.security_key_password,
+        _read("security_certificate", cert),
+        store,
+        digest or conf.security_digest,
+        serializer,
+    )
     registry._set_default_serializer("auth")
+
+
+def _read(setting: str, path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not in the PEM format"
+        raise ImproperlyConfigured(
+            f"{setting} names the file {path!r}, which cannot be read: {reason}. Correct the path, or let the user of "
+            "this process read the file."
+        ) from exc
 
 
 def disable_untrusted_serializers(whitelist: Any = None) -> None:

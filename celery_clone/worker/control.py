@@ -21,7 +21,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.utils.encoding import safe_repr
 
 from celery_clone import states
-from celery_clone.exceptions import InvalidTaskError, WorkerShutdown
+from celery_clone.exceptions import ImproperlyConfigured, InvalidTaskError, WorkerShutdown
 from celery_clone.local import try_import
 from celery_clone.message.frames import Began
 from celery_clone.platforms import EX_OK
@@ -31,10 +31,10 @@ from celery_clone.utils.functional import maybe_list
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.serialization import jsonify, strtobool
 from celery_clone.utils.suggest import closest
-from celery_clone.utils.time import rate
 
 from . import state as worker_state
 from .admission import is_revoked_by_stamp
+from .limits import RateBucket
 from .state import InFlight, Phase
 
 __all__ = ("Panel", "control_command", "inspect_command", "nok", "ok")
@@ -396,9 +396,9 @@ def rate_limit(state: Any, task_name: str, rate_limit: Any, **kwargs: Any) -> di
         rate_limit: number per second, or a text such as ``"10/m"``.
     """
     try:
-        rate(rate_limit)
-    except ValueError as exc:
-        return nok(f"Invalid rate limit string: {exc!r}")
+        RateBucket.of(rate_limit)
+    except ImproperlyConfigured as exc:
+        return nok(f"Invalid rate limit string: {exc}")
     task = state.app.tasks.get(task_name)
     if task is None:
         return _unknown_task(state, task_name, "rate limit")

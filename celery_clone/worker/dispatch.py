@@ -272,7 +272,7 @@ class Dispatcher:
             task = self.app.tasks.get(name)
             if task is None:
                 return None
-            bucket = None if self.limits_off else RateBucket.of(task.rate_limit)
+            bucket = None if self.limits_off else RateBucket.of(task.rate_limit, name)
             plan = self.plans[name] = TaskPlan(name, task, self.owner.legacy_handler(task), bucket)
         return plan
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from celery_clone.exceptions import ImproperlyConfigured
 from celery_clone.utils.time import rate
 
 __all__ = ("RateBucket",)
@@ -26,9 +27,22 @@ class RateBucket:
         self._refilled_at: float | None = None
 
     @classmethod
-    def of(cls, limit: Any) -> RateBucket | None:
-        """The bucket for a rate such as ``"10/m"``; ``None`` when there is no limit."""
-        per_second = rate(limit)
+    def of(cls, limit: Any, task: str = "") -> RateBucket | None:
+        """The bucket for a rate such as ``"10/m"``; ``None`` when there is no limit.
+
+        Raises:
+            ImproperlyConfigured: it cannot be read; the error names it and the *task*.
+        """
+        try:
+            per_second = rate(limit)
+            if per_second < 0:
+                raise ValueError("less than nothing")
+        except (KeyError, ValueError, TypeError):
+            of_task = f" of task {task}" if task else ""
+            raise ImproperlyConfigured(
+                f"The rate limit {limit!r}{of_task} cannot be read. Write a number of tasks for each second (10), "
+                "minute ('10/m') or hour ('10/h'), or None for no limit."
+            ) from None
         return cls(per_second) if per_second else None
 
     def _refill(self, now: float) -> None:

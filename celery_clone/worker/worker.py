@@ -16,13 +16,15 @@ from importlib import reload as reload_module
 from typing import Any
 
 from billiard import cpu_count
+from kombu.exceptions import SerializerNotInstalled
 from kombu.utils.compat import detect_environment
 
 from celery_clone import bootsteps, concurrency, signals
 from celery_clone.bootsteps import RUN, TERMINATE
 from celery_clone.concurrency.prefork import TaskPool as PreforkPool
 from celery_clone.exceptions import ImproperlyConfigured, TaskRevokedError, WorkerTerminate
-from celery_clone.platforms import EX_FAILURE, create_pidlock
+from celery_clone.message.codec import accepted
+from celery_clone.platforms import EX_FAILURE, LockFailed, create_pidlock
 from celery_clone.utils.imports import reload_from_cwd
 from celery_clone.utils.log import get_logger, mlevel
 from celery_clone.utils.nodenames import default_nodename, worker_direct
@@ -49,6 +51,32 @@ UNKNOWN_QUEUE = (
 
 COLD_STOP_S = 0.5
 """What children get between TERM and KILL when the worker ends cold."""
+
+
+def whole_number(name: str, value: Any, meaning: str) -> int:
+    """A setting that counts something.
+
+    Raises:
+        ImproperlyConfigured: it is no whole number from 0 up; *meaning* says what it stands for.
+    """
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0:
+        raise ImproperlyConfigured(f"{name} is {value!r}: set a whole number from 0 up, {meaning}.")
+    return number
+
+
+def content_must_be_known(accept_content: Any) -> None:
+    """Raise :exc:`ImproperlyConfigured` if the setting names a serializer that nobody registered."""
+    try:
+        accepted(accept_content)
+    except SerializerNotInstalled as exc:
+        raise ImproperlyConfigured(
+            f"accept_content is {accept_content!r}: {exc}. Name serializers that are registered here, such as 'json', "
+            "or install the library of this one."
+        ) from exc
 
 
 class WorkController:
@@ -95,6 +123,7 @@ class WorkController:
         self.waker = Waker()
         self._soft_deadline: float | None = None
         self.app.loader.init_worker()
+        content_must_be_known(self.app.conf.accept_content)
         self.on_before_init(**kwargs)
         self.setup_defaults(**kwargs)
         self.on_after_init(**kwargs)
@@ -150,6 +179,11 @@ class WorkController:
                 )
                 asked = None
         if asked:
+            if int(asked) < 0:
+                raise ImproperlyConfigured(
+                    f"worker_concurrency is {asked!r}: set the number of tasks that run at once, from 1 up, 'auto' "
+                    "for what this container may use, or leave it out for one per processor."
+                )
             return int(asked)
         try:
             return len(os.sched_getaffinity(0))
@@ -219,7 +253,11 @@ class WorkController:
         self.prefetch_is_elastic = prefetch_multiplier is None and not self.app.conf.value_set_for(
             "worker_prefetch_multiplier"
         )
-        self.prefetch_multiplier = int(either("worker_prefetch_multiplier", prefetch_multiplier))
+        self.prefetch_multiplier = whole_number(
+            "worker_prefetch_multiplier",
+            either("worker_prefetch_multiplier", prefetch_multiplier),
+            "how many tasks may wait in the worker for each of its processes, 0 for no bound",
+        )
         if self.app.conf.worker_disable_prefetch:
             # What runs counts, too: one message for each process, taken when that process is free.
             self.prefetch_multiplier, self.prefetch_is_elastic = 1, False
@@ -305,7 +343,7 @@ class WorkController:
             self.stop(exitcode=exc.code)
         except KeyboardInterrupt:
             self.stop(exitcode=EX_FAILURE)
-        except ImproperlyConfigured as exc:
+        except (ImproperlyConfigured, LockFailed) as exc:
             logger.critical("%s", exc)
             self.stop(exitcode=EX_FAILURE)
         except Exception as exc:

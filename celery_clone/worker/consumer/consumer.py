@@ -524,7 +524,7 @@ class Consumer:
 
     def bucket_for_task(self, type: Any) -> RateBucket | None:
         """The rate bucket of a task, or ``None``."""
-        return RateBucket.of(getattr(type, "rate_limit", None))
+        return RateBucket.of(getattr(type, "rate_limit", None), getattr(type, "name", ""))
 
     def reset_rate_limits(self) -> None:
         """Read the tasks' rate limits anew."""
