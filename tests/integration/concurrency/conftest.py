@@ -85,6 +85,15 @@ class Actor:
             return "soft"
         return "slept"
 
+    def sleep_marked(self, argument: str, job: frames.Job) -> str:
+        """As :meth:`sleep`, for long; says in the file *argument* that it has begun to handle its limit."""
+        try:
+            Path(argument).write_text("sleeping")
+            time.sleep(30)
+        except SoftTimeLimitExceeded:
+            return "soft"
+        return "slept"
+
     def spin(self, argument: str, job: frames.Job) -> str:
         until = time.monotonic() + float(argument)
         while time.monotonic() < until:

@@ -338,10 +338,12 @@ def test_a_job_that_cannot_be_understood_never_began(bench):
     assert one.pool.begun() == {}
 
 
-def test_the_soft_limit_can_be_raised_by_hand(bench):
+def test_the_soft_limit_can_be_raised_by_hand(bench, tmp_path):
     one = bench(1)
-    seqs = one.submit("sleep:30", "echo:x")
+    sleeping = tmp_path / "sleeping"
+    seqs = one.submit(f"sleep_marked:{sleeping}", "echo:x")
     pid = one.begun(seqs[0])
+    wait_until(sleeping.exists)
     assert one.pool.kill(seqs[0], signal.SIGUSR1)
     one.ended(seqs)
     assert one.value(seqs[0]) == "soft"
