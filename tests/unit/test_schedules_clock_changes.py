@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone, tzinfo
+from itertools import pairwise
 from random import Random
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 import pytz
@@ -122,19 +124,21 @@ def test_a_whole_day_that_was_skipped_is_made_up_for_by_the_next():
 def every_run(subject: crontab, start: datetime, zone: tzinfo, minutes: int) -> Iterator[datetime]:
     """All runs between two moments, found by looking at a clock every minute."""
     rules = subject._clock_rules
-    shown: list[datetime] = []
+    shown: set[datetime] = set()
+    before: datetime | None = None
     for passed in range(minutes):
         moment = start + passed * MINUTE
         wall = moment.astimezone(zone).replace(tzinfo=None, fold=0)
         if matches(subject, wall) and (rules.every_pass or wall not in shown):
             yield moment
-        if shown and rules.make_up:
-            for gap in range(1, round((wall - shown[-1]) / MINUTE)):
-                skipped = shown[-1] + gap * MINUTE
+        if before is not None and rules.make_up:
+            for gap in range(1, round((wall - before) / MINUTE)):
+                skipped = before + gap * MINUTE
                 if matches(subject, skipped):
                     # Made up for as much later as the clock was put forward.
                     yield moment + (gap - 1) * MINUTE
-        shown.append(wall)
+        shown.add(wall)
+        before = wall
 
 
 def matches(subject: crontab, wall: datetime) -> bool:
@@ -167,3 +171,74 @@ def test_the_next_run_is_the_one_a_patient_watcher_would_see(name, library):
                 expected = min(moment for moment in seen if moment > last)
                 found = subject.next_run(last.astimezone(zone), zone)
                 assert found.astimezone(UTC) == expected, f"{subject!r} after {last.astimezone(zone)}"
+
+
+# -- all zones, ten years
+
+FIRST_YEAR, LAST_YEAR = 2020, 2030
+EVERY_ZONE = sorted(available_timezones())
+ZONES = EVERY_ZONE if os.environ.get("CELERY_CLONE_ALL_ZONES") else Random("zones").sample(EVERY_ZONE, 9)
+"""Zones looked at: a sample, or all of them, where the environment says so, which takes minutes."""
+
+HOUR_S = 3600
+
+
+def offset_at(zone: tzinfo, moment: int) -> timedelta | None:
+    return datetime.fromtimestamp(moment, zone).utcoffset()
+
+
+def changes_of(zone: tzinfo) -> Iterator[int]:
+    """Epoch times at which the clocks of a zone are changed, to the minute."""
+    start = int(datetime(FIRST_YEAR, 1, 1, tzinfo=UTC).timestamp())
+    end = int(datetime(LAST_YEAR, 1, 1, tzinfo=UTC).timestamp())
+    for before in range(start, end, 24 * HOUR_S):
+        low, high = before, before + 24 * HOUR_S
+        if offset_at(zone, low) == offset_at(zone, high):
+            continue
+        while high - low > 60:
+            middle = (low + high) // 2 // 60 * 60
+            if offset_at(zone, middle) == offset_at(zone, low):
+                low = middle
+            else:
+                high = middle
+        yield high
+
+
+def all_changes() -> dict[str, tuple[str, int]]:
+    """(zone, change) of each change that is unlike any other: many zones change their clocks alike."""
+    found: dict[str, tuple[str, int]] = {}
+    for name in ZONES:
+        zone = ZoneInfo(name)
+        for change in changes_of(zone):
+            found.setdefault(f"{change} {offset_at(zone, change - 60)} {offset_at(zone, change)}", (name, change))
+    return found
+
+
+def test_no_run_is_lost_or_doubled_by_a_change_of_any_zone_in_ten_years():
+    changes = all_changes().values()
+    assert changes
+    for name, change in changes:
+        zone = ZoneInfo(name)
+        start = datetime.fromtimestamp(change - 26 * HOUR_S, UTC)
+        chance = Random(f"{name} {change}")
+        for _ in range(3):
+            subject = crontab(some_field(chance, 60), some_field(chance, 24))
+            seen = sorted(every_run(subject, start, zone, 60 * 24 * 3))
+            for _ in range(8):
+                last = start + timedelta(seconds=chance.randrange(20 * HOUR_S, 30 * HOUR_S))
+                expected = min(moment for moment in seen if moment > last)
+                found = subject.next_run(last.astimezone(zone), zone)
+                assert found.astimezone(UTC) == expected, f"{subject!r} after {last.astimezone(zone)} in {name}"
+
+
+def test_what_runs_daily_runs_once_on_each_day_of_ten_years():
+    for name in ZONES if ZONES is EVERY_ZONE else ZONES[:2]:
+        zone = ZoneInfo(name)
+        daily = crontab(30, 2)
+        moment = datetime(FIRST_YEAR, 1, 1, 12, tzinfo=zone)
+        days = []
+        while moment.year < LAST_YEAR:
+            moment = daily.next_run(moment, zone)
+            days.append(moment.date())
+        assert len(days) == len(set(days)), name
+        assert all((after - before).days == 1 for before, after in pairwise(days)), name
