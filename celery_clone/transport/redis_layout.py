@@ -16,7 +16,20 @@ from typing import Any, NamedTuple
 
 from kombu.utils.json import dumps
 
-__all__ = ("CLAIM", "PARK", "RENEW", "REWRITE", "SCRIPTS", "SETTLE", "SWEEP", "Layout", "Script", "pack", "restorable")
+__all__ = (
+    "CLAIM",
+    "PARK",
+    "PROMOTE",
+    "RENEW",
+    "REWRITE",
+    "SCRIPTS",
+    "SETTLE",
+    "SWEEP",
+    "Layout",
+    "Script",
+    "pack",
+    "restorable",
+)
 
 
 class Script(NamedTuple):
@@ -32,8 +45,8 @@ def script(name: str) -> Script:
     return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
-CLAIM, RENEW, SWEEP, SETTLE, PARK, REWRITE = SCRIPTS = tuple(
-    script(name) for name in ("claim.lua", "renew.lua", "sweep.lua", "settle.lua", "park.lua", "rewrite.lua")
+CLAIM, RENEW, SWEEP, SETTLE, PARK, PROMOTE, REWRITE = SCRIPTS = tuple(
+    script(f"{name}.lua") for name in ("claim", "renew", "sweep", "settle", "park", "promote", "rewrite")
 )
 
 

@@ -25,6 +25,7 @@ from celery_clone.message.envelope import with_losses
 from celery_clone.transport.redis_layout import (
     CLAIM,
     PARK,
+    PROMOTE,
     RENEW,
     REWRITE,
     SCRIPTS,
@@ -55,7 +56,13 @@ MOST_PAGES = 10
 """Where most of what is parked is for other queues, so many times as much is looked at as is wanted."""
 
 SWEEP_BATCH = 100
-"""Most messages that one sweep promotes or takes over, of each kind."""
+"""Most messages that one sweep takes over, of each kind."""
+
+PROMOTE_BATCH = 1000
+"""Most parked messages that are put into their queues in one step, which keeps the server from all else."""
+
+PROMOTE_EVERY_S = 0.05
+"""A worker looks no more often than this for what has become due meanwhile."""
 
 BINDINGS_EVERY_S = 900.0
 """How often the bindings of queues that expire are refreshed; kombu keeps them an hour at least."""
@@ -110,6 +117,8 @@ class RedisSource:
         self._timers: list[Any] = []
         self._ready: Callable[[], None] | None = None
         self._extended_at = self._bindings_at = self._clock()
+        self._due_at: float | None = None
+        self._due_timer: Any = None
         self._keeper = Keeper(self.lease_s / 3, self._renew_with) if renew_in_background else None
         self._pack_claim()
 
@@ -168,10 +177,14 @@ class RedisSource:
         while True:
             if self._hub is None and self._clock() - self._extended_at >= self.lease_s / 3:
                 self.extend()
+            elif self._hub is None and self._due_at is not None and self._clock() >= self._due_at:
+                self._promote()
             found = self._claim(credit)
             left = deadline - self._clock()
             if found or left <= 0 or self._closed:
                 return found
+            if self._due_at is not None:
+                left = min(left, max(0.0, self._due_at - self._clock()))
             self._wait(min(left, self.lease_s / 3))
 
     def _wait(self, timeout: float) -> None:
@@ -321,6 +334,7 @@ class RedisSource:
         times = due, due - layout.visibility_s, due + self.lease_s
         self.held.outbox.append(pack_script(PARK, keys, delivery.tag, *times, known[0]))
         del self.held.tags[delivery.tag]
+        self._expect_due(due - time.time())
         return True
 
     def parked(self, most: int) -> Sequence[Delivery]:
@@ -367,21 +381,42 @@ class RedisSource:
         layout = self.layout
         self._extended_at = self._clock()
         self.flush()
-        gone, found = self._call(
-            [
-                self.renewal(),
-                pack_script(
-                    SWEEP,
-                    (layout.unacked, layout.unacked_index, layout.leases, layout.schedule, layout.sweeps),
-                    self.lease_s,
-                    layout.visibility_s,
-                    SWEEP_BATCH,
-                ),
-            ]
-        )
+        keys = layout.unacked, layout.unacked_index, layout.leases, layout.sweeps
+        sweep = pack_script(SWEEP, keys, self.lease_s, layout.visibility_s, SWEEP_BATCH)
+        gone, found, due = self._call([self.renewal(), sweep, self._promotion()])
         self._forget(gone)
-        self._restore(found[1], found[2:])
+        self._restore(found[0], found[1:])
+        self._promoted(due)
         self._refresh_bindings()
+
+    def _promotion(self) -> bytes:
+        layout = self.layout
+        keys = layout.unacked, layout.unacked_index, layout.leases, layout.schedule
+        return pack_script(PROMOTE, keys, PROMOTE_BATCH)
+
+    def _promote(self) -> None:
+        """Put what is due into the queues, and find out when the next is."""
+        self._due_timer = None
+        if not self._closed:
+            self._promoted(self._call([self._promotion()])[0])
+
+    def _promoted(self, due: bytes) -> None:
+        self._due_at = None
+        if due:
+            seconds = float(due)
+            self._expect_due(max(PROMOTE_EVERY_S, seconds) if seconds else 0.0)
+
+    def _expect_due(self, seconds: float) -> None:
+        """Something is due in *seconds*: have it promoted then."""
+        at = self._clock() + max(0.0, seconds)
+        if self._due_at is not None and self._due_at <= at:
+            return
+        self._due_at = at
+        if self._hub is None:
+            return
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+        self._due_timer = self._hub.call_later(max(0.0, seconds), self._promote)
 
     def renewal(self) -> bytes:
         """The command that renews all leases."""
@@ -446,7 +481,7 @@ class RedisSource:
         """Send what is buffered and let go.  What is still held stays claimed until its lease runs out."""
         if self._closed:
             return
-        for timer in self._timers:
+        for timer in (*self._timers, *filter(None, (self._due_timer,))):
             timer.cancel()
         if self._keeper is not None:
             self._keeper.stop()

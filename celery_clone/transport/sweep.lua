@@ -1,41 +1,24 @@
--- Put parked messages whose time has come into their queues, and take over what dead workers held.
+-- Take over what dead workers held.
 --
 -- KEYS[1]  hash  unacked           tag -> JSON [message, exchange, routing key]
 -- KEYS[2]  zset  unacked_index     tag -> time of the claim or of its last renewal
 -- KEYS[3]  zset  unacked_leases    tag -> time until which the claim is safe
--- KEYS[4]  zset  unacked_schedule  "field\nlist" -> time when the parked message is due
--- KEYS[5]  hash  unacked_sweeps    since, last: since when sweeps followed each other without a gap
+-- KEYS[4]  hash  unacked_sweeps    since, last: since when sweeps followed each other without a gap
 --
 -- ARGV[1]  seconds of the lease
 -- ARGV[2]  seconds after which a claim without a lease is given back (kombu's visibility timeout)
 -- ARGV[3]  how many of each kind at most
 --
--- Returns {promoted, time, tag, entry, tag, entry, ...}: the number of messages put into queues, and claims
--- that belong to the caller for a lease from that time on, for it to put back (settle.lua).
+-- Returns {time, tag, entry, tag, entry, ...}: claims that belong to the caller for a lease from that time on,
+-- for it to put back (settle.lua).
 
-local unacked, index, leases, schedule, sweeps = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local unacked, index, leases, sweeps = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local lease, visibility, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 local micros = string.format('%06d', time[2])
 local now = time[1] .. '.' .. micros
 local seconds = tonumber(now)
 local expiry = string.format('%.6f', seconds + lease)
-
--- In reverse, because the right end of a list is served first.
-local due = redis.call('ZRANGEBYSCORE', schedule, '-inf', now, 'LIMIT', 0, limit)
-for i = #due, 1, -1 do
-    local tag, list = string.match(due[i], '^([^\n]*)\n(.*)$')
-    local entry = redis.call('HGET', unacked, tag)
-    local suffix = entry and string.match(string.sub(entry, -#list * 6 - 32), ', "", "[^"]*"%]$')
-    if suffix then
-        redis.call('RPUSH', list, string.sub(entry, 2, #entry - #suffix))
-        redis.call('HDEL', unacked, tag)
-        redis.call('ZREM', index, tag)
-        redis.call('ZREM', leases, tag)
-    end
-    -- An entry of another shape stays in unacked; its lease, which ends soon after, brings it back.
-    redis.call('ZREM', schedule, due[i])
-end
 
 -- After a pause of the server or of all workers every lease has run out, though their owners may live:
 -- they get the time of one lease to renew them.
@@ -57,7 +40,7 @@ local function is_kombus(tag, entry)
     return message.properties.delivery_tag == tag and message.headers.redelivered == true
 end
 
-local found = {#due, now}
+local found = {now}
 local function take_over(tag, entry)
     if entry then
         -- Not old by kombu's rule either, while it is put back.

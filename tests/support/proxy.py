@@ -53,6 +53,7 @@ class TcpProxy:
         self.bytes_forwarded = dict.fromkeys(Direction, 0)
         self._dropping: set[Direction] = set()
         self._drop_after: dict[Direction, int] = {}
+        self._traps: list[tuple[bytes, bool, threading.Event]] = []
         self._flowing = threading.Event()
         self._flowing.set()
         self._accepting = True
@@ -113,6 +114,21 @@ class TcpProxy:
         for link in links:
             link.dead = True
         return len(links)
+
+    def forget_at(self, marker: bytes, *, forward: bool) -> threading.Event:
+        """Forget the connection whose client is next sent *marker*, with or without that; set when it happened."""
+        self._traps.append((marker, forward, happened := threading.Event()))
+        return happened
+
+    def _is_trap(self, link: _Link, chunk: bytes) -> bool:
+        """Does *chunk* spring a trap that swallows it?"""
+        for trap in [each for each in self._traps if each[0] in chunk]:
+            marker, forward, happened = trap
+            self._traps.remove(trap)
+            link.dead = True
+            happened.set()
+            return not forward
+        return False
 
     def drop(self, direction: Direction) -> None:
         """Swallow what goes in *direction* from now on; connections stay open."""
@@ -203,6 +219,8 @@ class TcpProxy:
                 if self.delay_s:
                     time.sleep(self.delay_s)
                 if link.dead or direction in self._dropping:
+                    continue
+                if self._traps and direction is Direction.TO_CLIENT and self._is_trap(link, chunk):
                     continue
                 left = self._drop_after.get(direction)
                 if left is not None and left <= len(chunk):

@@ -1,0 +1,40 @@
+-- Put parked messages whose time has come into their queues.
+--
+-- KEYS[1]  hash  unacked           tag -> JSON [message, exchange, routing key]
+-- KEYS[2]  zset  unacked_index     tag -> time of the claim or of its last renewal
+-- KEYS[3]  zset  unacked_leases    tag -> time until which the claim is safe
+-- KEYS[4]  zset  unacked_schedule  "field\nlist" -> time when the parked message is due
+--
+-- ARGV[1]  how many at most
+--
+-- Returns the seconds until the next one is due, as text: "0" if some are due still, "" if none is parked.
+
+local unacked, index, leases, schedule = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local time = redis.call('TIME')
+local micros = string.format('%06d', time[2])
+local now = time[1] .. '.' .. micros
+local limit = tonumber(ARGV[1])
+local due = redis.call('ZRANGEBYSCORE', schedule, '-inf', now, 'LIMIT', 0, limit)
+
+-- In reverse, because the right end of a list is served first.
+for i = #due, 1, -1 do
+    local tag, list = string.match(due[i], '^([^\n]*)\n(.*)$')
+    local entry = redis.call('HGET', unacked, tag)
+    local suffix = entry and string.match(string.sub(entry, -#list * 6 - 32), ', "", "[^"]*"%]$')
+    if suffix then
+        redis.call('RPUSH', list, string.sub(entry, 2, #entry - #suffix))
+        redis.call('HDEL', unacked, tag)
+        redis.call('ZREM', index, tag)
+        redis.call('ZREM', leases, tag)
+    end
+    -- An entry of another shape stays in unacked; its lease, which ends soon after, brings it back.
+    redis.call('ZREM', schedule, due[i])
+end
+if #due == limit then
+    return '0'
+end
+local first = redis.call('ZRANGE', schedule, 0, 0, 'WITHSCORES')
+if #first == 0 then
+    return ''
+end
+return string.format('%.6f', math.max(0, tonumber(first[2]) - tonumber(now)))
