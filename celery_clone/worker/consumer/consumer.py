@@ -465,7 +465,11 @@ class Consumer:
         call = ppartial(p, *args, **kwargs)
         if self.hub is not None:
             return self.hub.call_soon(call)
-        self._guarded(call)
+        try:
+            self._guarded(call)
+        except self.connection_errors as exc:
+            # For the loop, which is in another green thread, and not for whoever acknowledges.
+            self.dispatcher.broken = exc
         return call
 
     def perform_pending_operations(self) -> None:
