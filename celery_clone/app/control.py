@@ -10,6 +10,7 @@ Replies are lists of mappings of node name to answer; :class:`Inspect` merges th
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -19,6 +20,9 @@ from kombu import pidbox
 from kombu.matcher import match
 
 from celery_clone.exceptions import DuplicateNodenameWarning, ImproperlyConfigured
+from celery_clone.transport import revocations
+from celery_clone.transport.revocations import Revocations
+from celery_clone.utils.functional import maybe_list
 from celery_clone.utils.text import pluralize
 
 __all__ = ("Control", "Inspect", "flatten_reply")
@@ -337,9 +341,18 @@ class Control:
         """Do not run the task, or tasks, with this id.
 
         With *terminate*, a task that is running is stopped by sending *signal* to its process.
+
+        Redis and SQLite keep the revoke for a week, so it holds although no worker runs now.  Elsewhere, and with a
+        *destination*, only workers that run hear of it.
         """
         arguments = {"task_id": task_id, "terminate": terminate, "signal": signal}
+        if not destination:
+            self._remember(Revocations(ids=frozenset(maybe_list(task_id) or ())), **kwargs)
         return self.broadcast("revoke", arguments, destination, **kwargs)
+
+    def _remember(self, found: Revocations, connection: Any = None, **_: Any) -> None:
+        with self.app.connection_or_acquire(connection) as conn:
+            revocations.remember(conn, found, now=time.time())
 
     def revoke_by_stamped_headers(
         self,
@@ -351,6 +364,8 @@ class Control:
     ) -> Any:
         """Do not run tasks that carry one of these stamps; see :meth:`revoke`."""
         arguments = {"headers": headers, "terminate": terminate, "signal": signal}
+        if not destination and isinstance(headers, Mapping):
+            self._remember(Revocations(stamps=headers), **kwargs)
         return self.broadcast("revoke_by_stamped_headers", arguments, destination, **kwargs)
 
     def terminate(

@@ -26,6 +26,7 @@ from celery_clone.local import try_import
 from celery_clone.message.frames import Began
 from celery_clone.platforms import EX_OK
 from celery_clone.platforms import signals as process_signals
+from celery_clone.transport.revocations import Revocations
 from celery_clone.utils import debug
 from celery_clone.utils.functional import maybe_list
 from celery_clone.utils.log import get_logger
@@ -268,6 +269,7 @@ def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None
     ids = set(maybe_list(task_id) or ())
     signum = _signum(signal) if terminate else None
     worker_state.revoked.update(ids)
+    state.consumer.remember_revoked(Revocations(ids=frozenset(ids)))
     _mark_revoked(state, sorted(ids - {held.id for held in held_tasks(state, "active", ids)}))
     if signum is None:
         state.consumer.dispatcher.revoke(ids)
@@ -347,6 +349,7 @@ def revoke_by_stamped_headers(
     signum = _signum(signal)
     if isinstance(headers, (list, tuple)):
         headers = dict(pair.split("=", 1) for pair in headers)
+    state.consumer.remember_revoked(Revocations(stamps=headers))
     for name, values in headers.items():
         known = worker_state.revoked_stamps.setdefault(name, [])
         known += [value for value in maybe_list(values) if value not in known]

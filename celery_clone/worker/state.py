@@ -16,7 +16,7 @@ import shelve
 import weakref
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from celery_clone._version import SOFTWARE_IDENT, __version__
 from celery_clone.app.trace import SUCCESSFUL_EXPIRES, SUCCESSFUL_MAX, successful_requests
 from celery_clone.exceptions import WorkerShutdown, WorkerTerminate
 from celery_clone.utils.collections import LimitedSet
+from celery_clone.utils.functional import maybe_list
 
 if TYPE_CHECKING:
     from celery_clone.message.delivery import Delivery
@@ -175,6 +176,13 @@ def merge_revoked(task_ids: Iterable[str]) -> None:
     """Add the ids that another worker knows as revoked."""
     if task_ids:
         revoked.update(list(task_ids))
+
+
+def merge_revoked_stamps(stamps: Mapping[str, Any]) -> None:
+    """Add stamps that are revoked, each with its values."""
+    for name, values in stamps.items():
+        known = revoked_stamps.setdefault(name, [])
+        known += [value for value in maybe_list(values) or () if value not in known]
 
 
 def reset_state() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from celery_clone import bootsteps
 from celery_clone.app.trace import build_tracer
 from celery_clone.exceptions import InvalidTaskError, WorkerShutdown, WorkerTerminate
 from celery_clone.message import codec
+from celery_clone.transport import revocations
 from celery_clone.transport.waits import (
     CLOSING_TIMEOUT_S,
     REPLY_TIMEOUT_S,
@@ -100,6 +102,9 @@ class Consumer:
     timer_entries_before_start: Any = None
     timer_entries_registered: Any = None
     restart_count = -1
+
+    #: The timer that reads now and then what was revoked.
+    reread_revoked: Any = None
     first_connection_attempt = True
     broker_connection_retry_attempt = 0
     heartbeat_timer: Any = None
@@ -473,7 +478,11 @@ class Consumer:
         return call
 
     def perform_pending_operations(self) -> None:
-        """Do what :meth:`call_soon` gathered, where there is no hub."""
+        """Do what :meth:`call_soon` gathered, where there is no hub.
+
+        Raises:
+            Exception: a connection error, which ends the session.
+        """
         while self.hub is None and self._pending_operations:
             self._guarded(self._pending_operations.popleft())
 
@@ -481,6 +490,9 @@ class Consumer:
         try:
             call()
         except Exception as exc:
+            # The errors of the connection have KeyError among them, on Redis.
+            if isinstance(exc, self.connection_errors) and not isinstance(exc, LookupError):
+                raise
             logger.exception("Pending callback raised: %r", exc)
 
     def on_send_event_buffered(self) -> None:
@@ -551,6 +563,33 @@ class Consumer:
         return int(self.pool.num_processes * self.prefetch_multiplier)
 
     # --- the way of tasks with their own Strategy or Request ----------------------------
+
+    def remember_revoked(self, found: revocations.Revocations) -> None:
+        """Have the broker keep what was revoked, where it can, for workers that do not run now."""
+        connection = self.connection
+        if connection is None:
+            return
+        try:
+            revocations.remember(connection, found, now=time.time())
+        except (*self.connection_errors, *self.channel_errors, OSError) as exc:
+            # Those that run know it, and the loop meets the error as well.
+            logger.warning("What was revoked could not be kept at the broker: %r", exc)
+
+    def read_revoked(self) -> None:
+        """Read what was revoked while this worker did not listen."""
+        connection = self.connection
+        if connection is None:
+            return
+        found = revocations.read(connection)
+        state.merge_revoked(found.ids)
+        state.merge_revoked_stamps(found.stamps)
+
+    def _read_revoked_again(self) -> None:
+        """What is kept longer than this process remembers it must not be forgotten."""
+        try:
+            self.read_revoked()
+        except (*self.connection_errors, *self.channel_errors, OSError) as exc:
+            logger.debug("What was revoked could not be read: %r", exc)
 
     def update_strategies(self) -> None:
         """Prepare every task: its tracer, and its handler where it has one of its own."""
@@ -646,6 +685,11 @@ class Evloop(bootsteps.StartStopStep):
 
     def start(self, c: Any) -> None:
         self.patch_all(c)
+        # Now that new ones are heard of: none can fall between.
+        c.read_revoked()
+        if c.reread_revoked is None:
+            again = c.call_soon, (c._read_revoked_again,)
+            c.reread_revoked = c.timer.call_repeatedly(state.REVOKE_EXPIRES / 3, *again)
         c.loop(*c.loop_args())
 
     def patch_all(self, c: Any) -> None:

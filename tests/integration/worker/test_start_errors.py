@@ -153,9 +153,10 @@ def test_a_key_that_cannot_be_read_is_named(folder):
 
 
 def test_a_broker_url_that_cannot_be_read_is_named_without_its_password():
-    with Celery("project", broker="redis://me:secret@h:notaport", set_as_current=False) as app:
-        with pytest.raises(ImproperlyConfigured, match=r"redis://me:\*\*@h:notaport.*broker_url"):
-            app.send_task("project.add")
+    app = Celery("project", broker="redis://me:secret@h:notaport", set_as_current=False)
+    with pytest.raises(ImproperlyConfigured, match=r"redis://me:\*\*@h:notaport.*broker_url"):
+        app.send_task("project.add")
+    app.close()
 
 
 @pytest.mark.parametrize("option", ["link", "link_error"])
@@ -174,9 +175,10 @@ def test_a_callback_that_is_no_signature_is_refused_at_the_call(option):
 
 
 def test_the_index_of_an_accumulated_result_that_is_not_there_is_named():
-    with Celery("project", broker="memory://", set_as_current=False) as app:
-        with pytest.raises(IndexError, match=r"asked for argument 3 .* got 2"):
-            app.tasks["celery.accumulate"].apply((1, 2), {"index": 3}, throw=True)
+    app = Celery("project", broker="memory://", set_as_current=False)
+    with pytest.raises(IndexError, match=r"asked for argument 3 .* got 2"):
+        app.tasks["celery.accumulate"].apply((1, 2), {"index": 3}, throw=True)
+    app.close()
 
 
 def test_results_as_messages_do_not_make_a_call_wait_longer_for_a_broker_that_is_away():
