@@ -4,15 +4,62 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import redis
 
 from tests.support.rabbitmq import RabbitServer
 from tests.support.redis import RedisServer
 from tests.support.two_sides import SIDES, Client, Link, open_link, other
+
+LINES_OF_A_LOG = 60
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """With a test that failed on a link goes what both sides and their servers knew at that moment."""
+    report = yield
+    if report.failed and call.when == "call":
+        ask = item._request.getfixturevalue  # type: ignore[attr-defined]
+        for name in {"link", "counting_link", "redis_link"} & set(item.fixturenames):  # type: ignore[attr-defined]
+            link = ask(name)
+            for side, worker in link.workers.items():
+                report.sections.append((f"log of {side}", "\n".join(worker.log().splitlines()[-LINES_OF_A_LOG:])))
+            if link.broker.startswith("amqp"):
+                report.sections.append(("queues", queues_of(ask("rabbitmq_server"))))
+            if link.backend.startswith("redis"):
+                report.sections.append(("chords", chords_in(link.backend)))
+    return report
+
+
+def queues_of(server: RabbitServer) -> str:
+    """What waits and what is not acknowledged, in queues that hold something."""
+    rows = [
+        (row["vhost"], row["name"], row.get("messages_ready"), row.get("messages_unacknowledged"))
+        for row in server.ask("GET", "queues")
+    ]
+    return "\n".join(
+        f"{host} {name}: {ready} ready, {open_} open" for host, name, ready, open_ in rows if ready or open_
+    )
+
+
+def chords_in(url: str) -> str:
+    """The bookkeeping of chords that are not over."""
+    found = []
+    with redis.Redis.from_url(url) as store:
+        for key in sorted(key for key in store.scan_iter() if key[-2:] in (b".j", b".t", b".s", b".d", b".c")):
+            read = {
+                b"zset": lambda k: store.zrange(k, 0, -1),
+                b"list": lambda k: store.lrange(k, 0, -1),
+                b"set": store.smembers,
+            }.get(store.type(key), store.get)
+            value = read(key)
+            if value != b"done":
+                found.append(f"{key.decode()}: {value!r}")
+    return "\n".join(found)
 
 
 class Way(NamedTuple):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-
 import pytest
 
 from celery_clone import Celery
+from tests.support.two_sides import Client
 from tests.support.wait import wait_until
-from tests.support.worker import clean_environment
 
 PROJECT = """
 import os, time
@@ -20,15 +17,6 @@ app = Celery("project", broker=os.environ["BROKER"])
 @app.task(name="project.nap")
 def nap(seconds):
     time.sleep(seconds)
-"""
-
-ASK = """
-import json, sys
-from celery import Celery
-app = Celery("client", broker=sys.argv[1])
-node, command, arguments = sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
-reply = app.control.broadcast(command, arguments, destination=[node], reply=True, timeout=10)
-print(json.dumps(reply[0][node]))
 """
 
 READ_ONLY = (
@@ -77,20 +65,20 @@ def theirs(tmp_path, broker, start_worker, celery_python, client):
 @pytest.fixture
 def real_ask(tmp_path, broker, celery_python):
     """``real_ask(node, command, **arguments)``: the answer as a client of real Celery gets it."""
+    with Client(celery_python, "real", broker, "cache+memory://") as real:
 
-    def real_ask(node, command, **arguments):
-        asked = subprocess.run(
-            [celery_python, "-c", ASK, broker, node, command, json.dumps(arguments)],
-            cwd=tmp_path,
-            env=clean_environment({"PYTHONPATH": str(tmp_path)}),
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-        assert asked.returncode == 0, asked.stderr
-        return json.loads(asked.stdout)
+        def real_ask(node, command, **arguments):
+            answers = real(
+                "app.control.broadcast(command, arguments, destination=[node], reply=True, timeout=10)",
+                node=node,
+                command=command,
+                arguments=arguments,
+            )
+            logs = "\n\n".join(log.read_text() for log in tmp_path.glob("worker-*.out"))
+            assert answers, f"{node} did not answer to {command}; the workers' logs:\n{logs}"
+            return answers[0][node]
 
-    return real_ask
+        yield real_ask
 
 
 @pytest.fixture
