@@ -12,9 +12,11 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from celery_clone.message.frames import (
     TELL_BEGIN,
@@ -44,9 +46,10 @@ FINAL = (Ended, Unfit, Returned, Lost)
 class _Bound:
     """A runner, made ready in each process that uses it, and flushed by one thread at a time."""
 
-    def __init__(self, runner: Runner, on_begin: Callable[[Job], None]) -> None:
+    def __init__(self, runner: Runner, on_begin: Callable[[Job], None], on_end: Callable[[Job], None]) -> None:
         self.runner = runner
         self.on_begin = on_begin
+        self.on_end = on_end
         self.home = os.getpid()
         self.pid = 0
         self.lock = threading.Lock()
@@ -59,13 +62,18 @@ class _Bound:
 
     def run(self, job: Job) -> Report:
         self.prepare()
-        report: Report
+        reports: list[Report] = []
         try:
-            report = self.runner(job, partial(self._begin, job))
+            # In one go: a soft limit that comes when the task has just ended must not lose its report.
+            reports.extend(map(self.runner, (job,), (partial(self._begin, job),)))
         except Exception as exc:
-            logger.exception("Task %r could not be run", job.task)
-            detail = f"{exc!r} left the runner, so it is unknown how far the task was."
-            report = Unfit(job.seq, "crashed", detail)
+            if not reports:
+                logger.exception("Task %r could not be run", job.task)
+                detail = f"{exc!r} left the runner, so it is unknown how far the task was."
+                reports.append(Unfit(job.seq, "crashed", detail))
+        finally:
+            self._end(job)
+        report = reports[0]
         try:
             self.flush()
         except Exception:
@@ -77,6 +85,15 @@ class _Bound:
         # From another process nothing can be told: there the pool's own word, given a little earlier, has to do.
         if os.getpid() == self.home:
             self.on_begin(job)
+
+    def _end(self, job: Job) -> None:
+        if os.getpid() == self.home:
+            while True:
+                try:
+                    self.on_end(job)
+                    return
+                except SoftTimeLimitExceeded:
+                    pass  # as late as that it is for nobody
 
     def flush(self) -> None:
         # Under the lock: a report may not overtake its result, which another thread is just storing.
@@ -100,10 +117,14 @@ class JobsByCalls:
     runs_here = False
     """Does ``apply_async`` return when the call has ended?"""
 
-    has_time_limits = True
-    """Does it obey ``timeout`` and ``soft_timeout``?"""
+    has_hard_limits = True
+    """Does it end calls that reach ``timeout``?"""
+
+    cannot: ClassVar[Mapping[str, str]] = {}
+    """What it cannot do, by the worker's option that asks for it: said when the worker starts."""
 
     num_processes: Any
+    options: dict[str, Any]
     apply_async: Callable[..., Any]
     terminate_job: Callable[..., Any]
 
@@ -126,7 +147,7 @@ class JobsByCalls:
     def bind(self, runner: Runner, tell: Callable[[Sequence[Report]], None]) -> None:
         """What runs the jobs, and who is told of them.  Before ``start``."""
         self._jobs_number = id(self)
-        _bound[self._jobs_number] = _Bound(runner, self._on_begun)
+        _bound[self._jobs_number] = _Bound(runner, self._on_begun, self._on_end)
         self._jobs_tell = tell
         self._jobs_inbox = Inbox(
             self._tell_at_once if self.is_green else tell,
@@ -192,9 +213,11 @@ class JobsByCalls:
         self, jobs: Sequence[Job], limits: Sequence[tuple[float | None, float | None]] | None = None
     ) -> None:
         """Hand jobs over.  Those for which there is no room yet wait here, where they can be recalled."""
+        soft_default, hard_default = self.options.get("soft_timeout"), self.options.get("timeout")
         with self._jobs_lock:
             for number, job in enumerate(jobs):
-                self._jobs_waiting.append((job, limits[number] if limits is not None else (None, None)))
+                soft, hard = limits[number] if limits is not None else (None, None)
+                self._jobs_waiting.append((job, (soft or soft_default or None, hard or hard_default or None)))
         if self._jobs_inbox is not None and self.runs_here:
             self._jobs_inbox.wake()
         else:
@@ -227,9 +250,9 @@ class JobsByCalls:
 
     def _start_job(self, job: Job, soft: float | None, hard: float | None) -> None:
         """Have *job* run.  *soft* and *hard* are its limits in seconds."""
-        if (soft or hard) and not self.has_time_limits and not self._jobs_warned:
+        if hard and not self.has_hard_limits and not self._jobs_warned:
             self._jobs_warned = True
-            logger.warning("The %s pool cannot enforce time limits; the prefork pool can.", self.name)
+            logger.warning("The %s pool cannot enforce hard time limits; the prefork pool can.", self.name)
         self.apply_async(
             run_job,
             args=(self._jobs_number, tuple(job)),
@@ -248,6 +271,9 @@ class JobsByCalls:
 
     def _on_begun(self, job: Job) -> None:
         self._note_begin(job, os.getpid(), time.monotonic())
+
+    def _on_end(self, job: Job) -> None:
+        """The run of *job* is over; in the thread that ran it, also if it had not begun."""
 
     def _note_begin(self, job: Job, pid: int, at: float) -> None:
         if job.seq not in self._jobs_handed or job.seq in self._jobs_running:
@@ -306,7 +332,7 @@ class JobsByCalls:
         try:
             self.terminate_job(pid, signum)
         except NotImplementedError:
-            logger.warning("A task cannot be terminated in the %s pool; it runs to its end.", self.name)
+            logger.warning("A task cannot be terminated in the %s pool; it runs until it ends, or the worker does.", self.name)
             return False
         return True
 

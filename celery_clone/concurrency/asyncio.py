@@ -16,11 +16,10 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine
 from functools import partial
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
@@ -29,7 +28,8 @@ from celery_clone.utils import coroutines
 from celery_clone.utils.log import get_logger
 
 from .adapter import _bound
-from .base import BasePool, apply_target
+from .crew import Crew
+from .thread import TaskPool as ThreadPool
 
 if TYPE_CHECKING:
     from celery_clone.app.runner import Call, TaskRunner
@@ -306,19 +306,20 @@ def _raise(error: BaseException) -> Any:
     raise error
 
 
-class TaskPool(BasePool):
-    """Runs at most *limit* tasks at once: coroutines on a loop, functions in threads.
+class TaskPool(ThreadPool):
+    """Runs at most *limit* tasks at once: coroutines on a loop, functions in threads as that pool does.
 
     Option ``maxtasksperchild``: after so many coroutines the next ones get a new loop.
     """
 
-    limit: int
-    signal_safe = False
-    body_can_be_buffer = True
+    cannot: ClassVar[dict[str, str]] = {
+        "time_limit": "a coroutine is ended where it waits, and plain functions run in threads, to their end",
+        "max_tasks_per_child": "the next coroutines get a new loop after so many, but no memory is given back",
+        "max_memory_per_child": "coroutines share the memory of the worker",
+    }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.limit = max(1, self.limit or 1)
         self.context = contextvars.copy_context()
         self._home: LoopThread | None = None
         self._homes: list[LoopThread] = []
@@ -326,8 +327,7 @@ class TaskPool(BasePool):
         self._unsettled: list[Report] = []
         self._settling = False
         self._settle_lock = threading.Lock()
-        self._threads: ThreadPoolExecutor | None = None
-        self.helpers: ThreadPoolExecutor
+        self.helpers: Crew
 
     @property
     def runner(self) -> TaskRunner:
@@ -339,7 +339,7 @@ class TaskPool(BasePool):
     def on_start(self) -> None:
         """Start the loop."""
         self.context = contextvars.copy_context()
-        self.helpers = ThreadPoolExecutor(HELPERS, "celery-helper")
+        self.helpers = Crew(HELPERS, "celery-helper")
         self._new_home()
         coroutines.run_coroutines_by(self._outcome_of)
 
@@ -385,11 +385,11 @@ class TaskPool(BasePool):
         for home in homes:
             if home.is_alive():
                 home.loop.call_soon_threadsafe(home.loop.stop)
-        if self._threads is not None:
-            self._threads.shutdown(wait=wait, cancel_futures=True)
+        self.executor.shutdown(wait=wait, cancel_futures=True)
         self.helpers.shutdown(wait=wait)
         for home in homes:
             home.join(LET_GO_S)
+        self._alarms.stop()
 
     def restart(self) -> None:
         """Give the next coroutines a new loop; the old one ends with the last that runs on it."""
@@ -428,28 +428,14 @@ class TaskPool(BasePool):
 
     def run_in_thread(self, job: Job, soft: float | None, hard: float | None) -> None:
         """Have a job that is a plain function run."""
-        if (soft or hard) and not self._jobs_warned:
+        super()._start_job(job, soft, None)
+        if hard and not self._jobs_warned:
             self._jobs_warned = True
             logger.warning(
-                "Task %s has time limits and is no async def: in the asyncio pool it runs in a thread, where they "
-                "cannot be enforced.",
+                "Task %s is no async def: in the asyncio pool it runs in a thread, which cannot be ended at the hard "
+                "time limit.",
                 job.task,
             )
-        super()._start_job(job, soft, hard)
-
-    def on_apply(
-        self,
-        target: Callable[..., Any],
-        args: Sequence[Any] | None = None,
-        kwargs: dict[str, Any] | None = None,
-        callback: Callable[..., Any] | None = None,
-        accept_callback: Callable[..., Any] | None = None,
-        **_: Any,
-    ) -> Any:
-        """Have *target* called in a thread."""
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(self.limit, "celery-function")
-        return self._threads.submit(apply_target, target, args or (), kwargs, callback, accept_callback)
 
     def still_wants(self, seq: int) -> bool:
         """Was this job not taken back by a cold end?"""
@@ -494,27 +480,13 @@ class TaskPool(BasePool):
                 home.post(run.interrupt if signum == signal.SIGUSR1 else partial(run.end, -signum))
                 return True
         if seq in self.begun():
-            logger.warning("A plain function cannot be terminated in the asyncio pool; it runs to its end.")
+            logger.warning("A plain function cannot be terminated in the asyncio pool; it runs until it ends, or the worker does.")
         return False
-
-    def grow(self, n: int = 1) -> None:
-        """Allow *n* more at once."""
-        self.limit += n
-        if self._threads is not None:
-            self._threads._max_workers = max(self._threads._max_workers, self.limit)
-        self._hand_over()
-
-    def shrink(self, n: int = 1) -> None:
-        """Allow *n* fewer at once; those that run are not ended."""
-        self.limit = max(1, self.limit - n)
 
     def _get_info(self) -> dict[str, Any]:
         return {
             **super()._get_info(),
-            "max-concurrency": self.limit,
             "processes": [os.getpid()],
-            "max-tasks-per-child": self.options.get("maxtasksperchild") or "N/A",
             "timeouts": (self.options.get("soft_timeout") or 0, self.options.get("timeout") or 0),
             "coroutines": sum(len(home.running) for home in self._homes),
-            "threads": len(self._threads._threads) if self._threads is not None else 0,
         }

@@ -11,7 +11,7 @@ import asyncio
 import selectors
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from greenlet import GreenletExit
@@ -33,6 +33,10 @@ class GreenPool(BasePool):
     signal_safe = False
     is_green = True
     task_join_will_block = False
+    cannot: ClassVar[dict[str, str]] = {
+        "max_tasks_per_child": "green threads live for one task, in one process",
+        "max_memory_per_child": "green threads share the memory of the worker",
+    }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

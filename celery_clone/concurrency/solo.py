@@ -6,10 +6,12 @@ Chosen with ``--pool=solo``.  While a task runs the worker does nothing else: no
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from celery_clone import signals
+from celery_clone.message.frames import Job
 
+from .alarms import AlarmClock
 from .base import BasePool, apply_target
 
 __all__ = ("TaskPool",)
@@ -20,14 +22,37 @@ class TaskPool(BasePool):
 
     body_can_be_buffer = True
     runs_here = True
-    has_time_limits = False
+    has_hard_limits = False
+    cannot: ClassVar[dict[str, str]] = {
+        "time_limit": "the task runs in the worker itself, which cannot end it; soft limits hold",
+        "max_tasks_per_child": "there is no process to replace",
+        "max_memory_per_child": "there is no process to replace",
+        "autoscale": "it runs one task at a time",
+    }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.on_apply = apply_target  # type: ignore[method-assign]
         self.limit = 1
+        self._clock = AlarmClock()
+        self._soft: dict[int, float] = {}
         _, hostname = self.options.get("initargs") or (None, None)
         signals.worker_process_init.send(sender=hostname)
+
+    def _start_job(self, job: Job, soft: float | None, hard: float | None) -> None:
+        if soft and self._clock.works_here():
+            self._soft[job.seq] = soft
+        super()._start_job(job, soft, hard)
+
+    def _on_begun(self, job: Job) -> None:
+        super()._on_begun(job)
+        soft = self._soft.get(job.seq)
+        if soft:
+            self._clock.arm(soft, lambda: self._on_overtime(job.seq, True, soft))
+
+    def _on_end(self, job: Job) -> None:
+        self._clock.disarm()
+        self._soft.pop(job.seq, None)
 
     def _get_info(self) -> dict[str, Any]:
         return {

@@ -1,16 +1,21 @@
 """The pool of threads, for tasks that wait more than they compute.
 
-Chosen with ``--pool=threads``.  Threads cannot be stopped from outside: there are no time limits, and a task
-cannot be terminated.
+Chosen with ``--pool=threads``.  Threads cannot be ended from outside: there is no hard time limit, and a task cannot
+be terminated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Any, ClassVar
 
+from celery_clone.message.frames import Job
+
+from .alarms import ThreadAlarms
 from .base import BasePool, apply_target
+from .crew import Crew
 
 __all__ = ("TaskPool",)
 
@@ -32,21 +37,56 @@ class TaskPool(BasePool):
 
     limit: int
     body_can_be_buffer = True
-    has_time_limits = False
+    has_hard_limits = False
     signal_safe = False
+    cannot: ClassVar[dict[str, str]] = {
+        "time_limit": "a thread cannot be ended, so tasks run on after their hard limit; soft limits hold",
+        "max_memory_per_child": "threads share the memory of the worker",
+    }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.executor = ThreadPoolExecutor(max_workers=self.limit)
+        self.limit = max(1, self.limit or 1)
+        self.executor = Crew(self.limit, "ThreadPoolExecutor-0", self.options.get("maxtasksperchild"))
+        self._alarms = ThreadAlarms()
+        self._soft: dict[int, float] = {}
 
     def on_stop(self) -> None:
         """Wait for what runs; what waits is forgotten."""
         self.executor.shutdown(cancel_futures=True)
+        self._alarms.stop()
         super().on_stop()
 
     def on_terminate(self) -> None:
         """Forget what waits; what runs ends with the process."""
         self.executor.shutdown(wait=False, cancel_futures=True)
+        self._alarms.stop()
+
+    def _start_job(self, job: Job, soft: float | None, hard: float | None) -> None:
+        if soft:
+            self._soft[job.seq] = soft
+        super()._start_job(job, soft, hard)
+
+    def _on_begun(self, job: Job) -> None:
+        super()._on_begun(job)
+        soft = self._soft.get(job.seq)
+        if soft:
+            self._alarms.arm(job.seq, soft, partial(self._on_overtime, job.seq, True, soft))
+
+    def _on_end(self, job: Job) -> None:
+        if job.seq in self._soft:
+            self._alarms.disarm(job.seq)
+            self._soft.pop(job.seq, None)
+
+    def grow(self, n: int = 1) -> None:
+        """Allow *n* more threads."""
+        self.limit += n
+        self.executor.size = max(self.executor.size, self.limit)
+        self._hand_over()
+
+    def shrink(self, n: int = 1) -> None:
+        """Use *n* fewer threads; those that run a task are not ended."""
+        self.limit = max(1, self.limit - n)
 
     def on_apply(
         self,
@@ -65,5 +105,6 @@ class TaskPool(BasePool):
         return {
             **super()._get_info(),
             "max-concurrency": self.limit,
-            "threads": len(self.executor._threads),
+            "max-tasks-per-child": self.options.get("maxtasksperchild") or "N/A",
+            "threads": len(self.executor.threads),
         }

@@ -125,21 +125,22 @@ class _Home(threading.local):
 
 _home = _Home()
 
-_of_main_thread: list[Interruptible] = []
-"""What the main thread runs to its end, the innermost last."""
+_running: dict[int, list[Interruptible]] = {}
+"""What threads run to its end, by their numbers, the innermost last."""
 
 _run_by: Callable[[Coroutine[Any, Any, Any]], Result] | None = None
 
 
-def interrupt(error: BaseException) -> bool:
-    """Raise *error* in the coroutine that the main thread runs, where it waits.  For signal handlers.
+def interrupt(error: BaseException, thread: int | None = None) -> bool:
+    """Raise *error* in the coroutine that *thread* (default: this one) runs, where it waits.  For signal handlers, too.
 
-    ``False``: no coroutine runs, or its own code is just running: the handler has to raise by itself, and that is
-    where it will show.  Raised between the steps of a loop an error would be taken for a fault of the loop.
+    ``False``: no coroutine runs, or its own code is just running: the caller has to raise by other means, and that
+    is where it will show.  Raised between the steps of a loop an error would be taken for a fault of the loop.
     """
-    if not _of_main_thread or _of_main_thread[-1].is_stepping:
+    running = _running.get(threading.get_ident() if thread is None else thread)
+    if not running or running[-1].is_stepping:
         return False
-    _of_main_thread[-1].throw_soon(error)
+    running[-1].throw_soon(error)
     return True
 
 
@@ -171,9 +172,8 @@ def outcome_of(coroutine: Coroutine[Any, Any, Any]) -> Result:
 def _outcome_here(coroutine: Coroutine[Any, Any, Any]) -> Result:
     loop = _loop_of_thread()
     interruptible = Interruptible(coroutine)
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread:
-        _of_main_thread.append(interruptible)
+    running = _running.setdefault(threading.get_ident(), [])
+    running.append(interruptible)
     try:
         task = interruptible.start(loop)
         try:
@@ -185,8 +185,9 @@ def _outcome_here(coroutine: Coroutine[Any, Any, Any]) -> Result:
                 loop.run_until_complete(task)
         return interruptible.outcome
     finally:
-        if in_main_thread:
-            _of_main_thread.pop()
+        running.pop()
+        if not running:
+            _running.pop(threading.get_ident(), None)
 
 
 def _loop_of_thread() -> Any:

@@ -29,6 +29,7 @@ __all__ = ("Beat", "Consumer", "Hub", "Pool", "StateDB", "Timer", "Waker")
 logger = get_logger("celery.worker.components")
 
 LONGEST_SLEEP_S = 10.0
+NOT_OBEYED = "The %s pool does not wholly obey %s: %s. The prefork pool does."
 EMBEDDED_BEAT = "celery_clone.beat:EmbeddedService"
 
 
@@ -146,6 +147,10 @@ class Pool(bootsteps.StartStopStep):
         if isinstance(autoscale, str):
             highest, _, lowest = autoscale.partition(",")
             autoscale = [int(highest), int(lowest or 0)]
+        self._refused: dict[str, Any] = {}
+        if autoscale and "autoscale" in getattr(w.pool_cls, "cannot", ()):
+            self._refused["autoscale"] = ",".join(map(str, autoscale))
+            autoscale = None
         w.autoscale = autoscale
         if autoscale:
             w.max_concurrency, w.min_concurrency = autoscale
@@ -178,6 +183,7 @@ class Pool(bootsteps.StartStopStep):
         return pool
 
     def start(self, w: Any) -> None:
+        self._say_what_is_not_obeyed(w)
         # What is imported now is shared by all processes; what each imports later is its own.
         transport.load(w._conninfo)
         w.app.finalize()
@@ -187,6 +193,17 @@ class Pool(bootsteps.StartStopStep):
         w.pool.start()
         if w.hub is not None:
             w.pool.watch(w.hub)
+
+    def _say_what_is_not_obeyed(self, w: Any) -> None:
+        """One line for each option that this kind of pool cannot obey, or not wholly."""
+        for option, why in getattr(w.pool, "cannot", {}).items():
+            value = self._refused.get(option) or getattr(w, option, None)
+            if value:
+                logger.warning(NOT_OBEYED, w.pool.name, f"--{option.replace('_', '-')}={value}", why)
+            elif option == "time_limit":
+                limited = sorted(name for name, task in w.app.tasks.items() if task.time_limit)
+                if limited:
+                    logger.warning(NOT_OBEYED, w.pool.name, f"the time_limit of {', '.join(limited)}", why)
 
     def close(self, w: Any) -> None:
         if w.pool is not None:

@@ -264,6 +264,13 @@ class Runner:
         begin()
         if what == "sleep":
             time.sleep(float(argument))
+        elif what == "spin":
+            until = time.monotonic() + float(argument)
+            try:
+                while time.monotonic() < until:
+                    time.sleep(0.01)
+            except SoftTimeLimitExceeded:
+                argument = "soft"
         elif what == "exit":
             raise SystemExit(int(argument))
         elif what == "fail":
@@ -344,6 +351,7 @@ POOLS = {
     "prefork": lambda: TaskPool(2, threads=False),
     "solo": lambda: get_implementation("solo")(1),
     "threads": lambda: get_implementation("threads")(2),
+    "asyncio": lambda: get_implementation("asyncio")(2),
     "foreign": lambda: ForeignPool(2),
 }
 
@@ -467,8 +475,39 @@ def test_threads_say_that_they_cannot_kill(caplog):
         one.until(lambda: one.reports)
         assert not one.pool.kill(1, signal.SIGKILL)
         assert "cannot be terminated in the thread pool" in caplog.text
+        one.pool.resize(1)
+        assert one.pool.num_processes == 3
+    finally:
+        one.close()
+
+
+def test_solo_keeps_its_size_and_says_so():
+    one = Driven(POOLS["solo"]())
+    try:
         with pytest.raises(NotImplementedError, match="-c"):
             one.pool.resize(1)
+    finally:
+        one.close()
+
+
+def test_threads_are_replaced_after_so_many_tasks():
+    one = Driven(get_implementation("threads")(1, maxtasksperchild=3))
+    try:
+        one.pool.submit([Job(seq, f"echo:{seq}") for seq in range(8)])
+        one.until(lambda: len(one.finals()) == 8)
+        assert sorted(thread.name for thread in one.pool.executor.threads) == ["ThreadPoolExecutor-0_2"]
+    finally:
+        one.close()
+
+
+@pytest.mark.parametrize("name", ["threads", "solo", "asyncio"])
+def test_a_plain_function_is_told_of_its_soft_limit_and_no_later_one_is(name):
+    one = Driven(get_implementation(name)(1))
+    try:
+        one.pool.submit([Job(1, "spin:5"), Job(2, "spin:0.3")], [(0.2, None), (5.0, None)])
+        one.until(lambda: len(one.finals()) == 2)
+        assert [report.outcome[1] for report in one.finals()] == ["soft", "0.3"]
+        assert Overtime(1, True, 0.2) in one.reports
     finally:
         one.close()
 
