@@ -332,7 +332,7 @@ class JobsByCalls:
         try:
             self.terminate_job(pid, signum)
         except NotImplementedError:
-            logger.warning("A task cannot be terminated in the %s pool; it runs until it ends, or the worker does.", self.name)
+            logger.warning("A task cannot be terminated in the %s pool; it runs on until the worker ends.", self.name)
             return False
         return True
 

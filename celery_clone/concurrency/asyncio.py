@@ -480,7 +480,7 @@ class TaskPool(ThreadPool):
                 home.post(run.interrupt if signum == signal.SIGUSR1 else partial(run.end, -signum))
                 return True
         if seq in self.begun():
-            logger.warning("A plain function cannot be terminated in the asyncio pool; it runs until it ends, or the worker does.")
+            logger.warning("A plain function cannot be terminated in the asyncio pool; it runs until the worker ends.")
         return False
 
     def _get_info(self) -> dict[str, Any]:
