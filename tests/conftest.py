@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +26,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 from celery_clone import _state
 from tests.support.celery_env import celery_python as build_celery_python
 from tests.support.databases import MariaServer, MemcachedServer, PostgresServer
+from tests.support.folders import own_folder, remove_folder
 from tests.support.processes import children_of, command_line
 from tests.support.proxy import TcpProxy
 from tests.support.rabbitmq import RabbitServer
@@ -69,9 +68,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def share_bytecode(config: pytest.Config) -> None:
     """Where Python may not write bytecode, hundreds of workers would each compile all they import: keep it aside."""
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
-        folder = tempfile.mkdtemp(prefix="celery-clone-bytecode-")
-        os.environ["PYTHONPYCACHEPREFIX"] = folder
-        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        folder = own_folder("bytecode")
+        os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
+        config.add_cleanup(lambda: remove_folder(folder))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import itertools
 import os
 import pwd
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.folders import own_folder, remove_folder
 from tests.support.processes import dies_with_its_parent, end, free_port
 from tests.support.servers import Unavailable, program
 from tests.support.wait import wait_until
@@ -44,7 +43,7 @@ class Server:
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"celery-clone-{self.name}-"))
+        self.folder = own_folder(self.name)
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
 
@@ -96,7 +95,7 @@ class Server:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(10)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
     def _open(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         with (self.folder / "server.log").open("ab") as log:

@@ -13,17 +13,16 @@ import base64
 import itertools
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.support.folders import own_folder, remove_folder
 from tests.support.processes import dies_with_its_parent, end, free_port
 from tests.support.servers import program
 from tests.support.wait import wait_until
@@ -50,7 +49,7 @@ class RabbitServer:
         self.management = management
         self.port = free_port()
         self.http_port = free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="celery-clone-rabbitmq-"))
+        self.folder = own_folder("rabbitmq")
         self._epmd_port = free_port()
         self._distribution_port = free_port()
         self._node: subprocess.Popen[bytes] | None = None
@@ -177,7 +176,7 @@ class RabbitServer:
         if epmd is not None:
             epmd.kill()
             epmd.wait(10)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
     def _spawn(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with (self.folder / "output.log").open("ab") as output:

@@ -8,14 +8,12 @@ It listens on the loopback address only and ends with the process that started i
 from __future__ import annotations
 
 import itertools
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
-from pathlib import Path
 from types import TracebackType
 
+from tests.support.folders import own_folder, remove_folder
 from tests.support.processes import dies_with_its_parent, end, free_port
 from tests.support.servers import program
 from tests.support.wait import wait_until
@@ -32,7 +30,7 @@ class RedisServer:
 
     def __init__(self, *, persistent: bool = False, options: tuple[str, ...] = ()) -> None:
         self.port = free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="celery-clone-redis-"))
+        self.folder = own_folder("redis")
         self._options = (*options, "--appendonly", "yes") if persistent else options
         self._program = program("redis-server", "redis-server")
         self._process: subprocess.Popen[bytes] | None = None
@@ -121,4 +119,4 @@ class RedisServer:
     def close(self) -> None:
         """End the server and remove its data. Legal twice."""
         self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)

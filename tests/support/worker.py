@@ -61,6 +61,9 @@ class WorkerProcess:
             os.close(handle)
             log_file = Path(name)
         self.log_file = log_file
+        if package == "celery":
+            # Killed, as they are at the end of most tests, real workers leave folders behind.
+            self.environment.setdefault("TMPDIR", str(log_file.parent))
         self._process: subprocess.Popen[bytes] | None = None
         self._seen: set[int] = set()
 
