@@ -22,6 +22,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from celery_clone.message.delivery import Delivery
 from celery_clone.message.envelope import with_losses
+from celery_clone.transport.distress import DistressedBroker, is_distress
 from celery_clone.transport.redis_layout import (
     CLAIM,
     PARK,
@@ -533,6 +534,8 @@ class RedisSource:
             raise
         for reply in replies:
             if isinstance(reply, ResponseError):
+                if is_distress(reply):
+                    raise DistressedBroker(f"Redis refuses: {reply}") from reply
                 raise reply
         return replies
 

@@ -23,6 +23,7 @@ from celery_clone.app.trace import build_tracer
 from celery_clone.exceptions import InvalidTaskError, WorkerShutdown, WorkerTerminate
 from celery_clone.message import codec
 from celery_clone.transport import revocations
+from celery_clone.transport.distress import is_distress
 from celery_clone.transport.waits import (
     CLOSING_TIMEOUT_S,
     REPLY_TIMEOUT_S,
@@ -52,6 +53,10 @@ logger = get_logger("celery.worker.consumer.consumer")
 CONNECTION_LOST = "consumer: Connection to broker lost. Trying to re-establish the connection..."
 CONNECTION_ERROR = "consumer: Cannot connect to %s: %s.\n%s"
 NEXT_TRY = "Trying again {when}... ({retries}/{max_retries})"
+REFUSED = (
+    "consumer: The broker at %s is there, but takes nothing now: %s.\nWhat runs goes on; nothing is lost. See what it "
+    "lacks (memory, disk, its master). Trying again %s..."
+)
 NEXT_URL = "Will retry using next failover."
 RETRY_DISABLED = (
     "Retrying to {verb} a connection to the message broker after a connection loss has been disabled "
@@ -102,6 +107,9 @@ class Consumer:
     timer_entries_before_start: Any = None
     timer_entries_registered: Any = None
     restart_count = -1
+
+    #: How often the broker has refused one after the other, although it was there.
+    _refusals = 0
 
     #: The timer that reads now and then what was revoked.
     reread_revoked: Any = None
@@ -229,19 +237,36 @@ class Consumer:
             if self.hub is not None:
                 # A timer that finds the connection lost must end the loop, not be logged each time.
                 self.hub.propagate_errors = recoverable
+            started = self.dispatcher.monotonic()
             try:
                 blueprint.start(self)
-            except recoverable as exc:
+            except Exception as exc:
+                distressed = is_distress(exc)
+                if not distressed and not isinstance(exc, recoverable):
+                    raise
                 at_startup, self.first_connection_attempt = self.first_connection_attempt, False
                 self._check_retrying(exc, at_startup)
                 state.maybe_shutdown()
                 if blueprint.state not in (bootsteps.CLOSE, bootsteps.TERMINATE):
-                    if self.connection is not None:
+                    if distressed:
+                        self._collect_connection()
+                    elif self.connection is not None:
                         self.on_connection_error_after_connected(exc)
                     else:
                         self.on_connection_error_before_connected(exc)
                     self.on_close()
                     blueprint.restart(self)
+                    if distressed:
+                        self._wait_out(exc, self.dispatcher.monotonic() - started)
+
+    def _wait_out(self, exc: BaseException, lasted_s: float) -> None:
+        """The broker is there and refuses: wait before the next try, longer each time until one lasts."""
+        if lasted_s > BACKOFF_MAX_S * 2:
+            self._refusals = 0
+        seconds = min(1.0 + BACKOFF_STEP_S * self._refusals, BACKOFF_MAX_S)
+        self._refusals += 1
+        logger.error(REFUSED, self.conninfo.as_uri(), exc, humanize_seconds(seconds, "in", " ", microseconds=True))
+        self.pause(seconds)
 
     def _pause_if_restarting_wildly(self) -> None:
         now = self.dispatcher.monotonic()
