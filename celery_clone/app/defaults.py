@@ -1400,6 +1400,28 @@ class Extras(SettingsTable):
         "worker count on Redis and SQLite from the second on; on RabbitMQ quorum queues have a limit of their "
         "own for these (`x-delivery-limit`).",
     )
+    worker_health_address: str | None = setting(
+        None,
+        doc="Where the worker answers HTTP probes: `/live` and `/ready`, with 200 or 503 and the reason as JSON. "
+        "`host:port`, `:port` for all addresses of the machine, or `port` for the machine alone. `--health-address` "
+        "overrides it.",
+    )
+    worker_health_file: str | None = setting(
+        None,
+        doc="File that the worker touches every second while it is alive, and removes when it is not. Another one, "
+        "with `.ready` behind the name, is there while it takes messages. `%h`, `%n` and `%d` are filled in. "
+        "`--health-file` overrides it.",
+    )
+    worker_health_longest_task: float | None = setting(
+        None,
+        doc="Seconds after which a task that still runs makes the worker count as dead for its probes. Unset: a busy "
+        "worker is alive however long its tasks run.",
+    )
+    worker_health_stall: float = setting(
+        60.0,
+        doc="Seconds that tasks may wait while processes are free and none begins or ends, before the worker counts "
+        "as dead for its probes.",
+    )
     result_chord_embed_limit: int | None = setting(
         8192,
         doc="Largest body of a chord, in bytes, that travels with each member of the header. A larger one is "

@@ -311,6 +311,17 @@ def _setting(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
 @feature_option("--without-heartbeat", is_flag=True, help="Send no heartbeat events.")
 @feature_option("--heartbeat-interval", type=int, callback=_not_negative, help="Seconds between heartbeat events.")
 @feature_option("--autoscale", type=AUTOSCALE, help="Largest and smallest number of processes, such as 10,3.")
+@feature_option(
+    "--health-file",
+    metavar="<path>",
+    help="File that is there, and young, while the worker is alive; with '.ready' behind its name while it consumes. "
+    "Filled in: %%h, %%n and %%d.",
+)
+@feature_option(
+    "--health-address",
+    metavar="<host:port>",
+    help="Answer HTTP probes at /live and /ready here; ':port' for all addresses of this machine.",
+)
 @beat_option("-B", "--beat", type=CELERY_BEAT, is_flag=True, help="Run the periodic task scheduler, too.")
 @beat_option(
     "-s",

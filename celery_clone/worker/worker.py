@@ -112,6 +112,7 @@ class WorkController:
             "celery_clone.worker.components:StateDB",
             "celery_clone.worker.components:Beat",
             "celery_clone.worker.autoscale:WorkerComponent",
+            "celery_clone.worker.health:Health",
             "celery_clone.worker.components:Consumer",
         )
 
