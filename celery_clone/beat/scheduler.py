@@ -358,8 +358,12 @@ class Scheduler:
             options = {**(entry.options or {})}
             options["headers"] = {**(options.get("headers") or {}), "celery_beat_task": True}
             if task:
-                return task.apply_async(args, kwargs, producer=producer, **options)
-            return self.send_task(entry.task, args, kwargs, producer=producer, **options)
+                result = task.apply_async(args, kwargs, producer=producer, **options)
+            else:
+                result = self.send_task(entry.task, args, kwargs, producer=producer, **options)
+            # Here and not where runs are planned: schedulers that send from a schedule of their own plan elsewhere.
+            self._unsure.pop(entry.name, None)
+            return result
         except Exception as exc:
             raise SchedulingError(f"Couldn't apply scheduled task {entry.name}: {exc}") from exc
         finally:

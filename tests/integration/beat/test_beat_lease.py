@@ -194,6 +194,18 @@ def test_the_next_beat_sends_what_came_due_in_between(app, lease, broker):
     later.close()
 
 
+def test_a_scheduler_that_plans_its_runs_itself_sends_each_of_them(app, lease, broker):
+    """As celery-redbeat does: it calls ``apply_async`` for what it found to be due."""
+    own = lease("own")
+    assert own.take()
+    scheduler = Scheduler(app)
+    scheduler.lease = own
+    for _ in range(3):
+        scheduler.apply_async(scheduler.schedule["a"])
+    assert messages(broker) == 3
+    scheduler.close()
+
+
 # -- what one schedule is
 
 
