@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.made
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers docs bench servers clean
+.PHONY: help demo test test-ecosystem check lint types layers docs bench servers clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@python=$$(sh scripts/find-python.sh) && echo "Making $(VENV) with $$python" && "$$python" -m venv $(VENV)
@@ -31,6 +31,9 @@ demo: $(STAMPS)/package ## Walk through the guide against a real worker on the e
 
 servers:
 	@sh scripts/install-servers.sh
+
+test-ecosystem: $(STAMPS)/dev servers ## Flower, django-celery-beat and others from PyPI, unmodified, against our worker
+	TEST_ECOSYSTEM=1 $(BIN)/python -m pytest tests/ecosystem $(PYTEST_OPTIONS)
 
 test: $(STAMPS)/dev servers check ## Lint, types, layers and all tests; installs what they need
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) $(PYTEST_OPTIONS)
