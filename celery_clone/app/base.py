@@ -811,6 +811,8 @@ class Celery:
         amqp.send_task_message(producer, name, message, **options)
         result = (result_cls or self.AsyncResult)(task_id)
         result.ignored = ignore_result
+        if not ignore_result:
+            result.backend.on_task_sent(result)
         if add_to_parent and parent is not None:
             parent.add_trail(result)
         return result

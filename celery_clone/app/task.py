@@ -377,6 +377,8 @@ class Task:
         ):
             result = self.AsyncResult(task_id)
             result.ignored = self.ignore_result
+            if not (options or self.ignore_result):
+                result.backend.on_task_sent(result)
             return result
         preset = self._exec_options
         if preset is None:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from kombu.utils.compat import detect_environment
 
 from celery_clone import states
+from celery_clone.backends.ahead import ReadAhead
 from celery_clone.exceptions import TimeoutError as ResultTimeout
 from celery_clone.utils.log import get_logger
 
@@ -295,11 +296,15 @@ class AsyncBackendMixin:
     keeps_unexpected = True
     """Does the store hand out each result once, so that one nobody waits for yet must be kept?"""
 
+    read_ahead: ReadAhead | None = None
+    """Of a store that reads many results for the price of one."""
+
     def add_pending_result(self, result: Any, weak: bool = False, start_drainer: bool = True) -> Any:
         """Have *result* filled when its task has ended; with *weak* only as long as somebody holds it."""
         if start_drainer:
             self.result_consumer.drainer.start()
-        self._wait_together((result,), weak)
+        ahead = self.read_ahead.after(result) if self.read_ahead is not None else ()
+        self._wait_together((result,), weak, ahead=ahead)
         return result
 
     def add_pending_results(self, results: Iterable[Any], weak: bool = False) -> list[Any]:
@@ -309,7 +314,13 @@ class AsyncBackendMixin:
         self._wait_together(results, weak)
         return results
 
-    def _wait_together(self, results: Sequence[Any], weak: bool = False, bucket: deque[Any] | None = None) -> None:
+    def _wait_together(
+        self,
+        results: Sequence[Any],
+        weak: bool = False,
+        bucket: deque[Any] | None = None,
+        ahead: Sequence[Any] = (),
+    ) -> None:
         pending = self._pending_results
         wanted: list[str] = []
         for result in results:
@@ -324,10 +335,11 @@ class AsyncBackendMixin:
                     bucket.append(result)
         self._let_go_of_abandoned()
         if wanted:
+            wanted += [result.id for result in ahead if pending.add(result, weak=True)]
             try:
                 self.result_consumer.consume_from_all(wanted)
             except BaseException:
-                for result in results:
+                for result in (*results, *ahead):
                     pending.remove(result, bucket)
                 raise
 

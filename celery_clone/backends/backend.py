@@ -791,5 +791,8 @@ class Backend:
         """A task is about to be sent, and its result is wanted."""
         return {}
 
+    def on_task_sent(self, result: Any) -> None:
+        """A task was sent by itself, and *result* will be asked for."""
+
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         return unpickle_backend, (self.__class__, args, dict(kwargs or {}))

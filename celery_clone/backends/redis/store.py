@@ -21,6 +21,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
 from celery_clone import states
 from celery_clone.backends import chords
+from celery_clone.backends.ahead import ReadAhead
 from celery_clone.backends.asynchronous import AsyncBackendMixin
 from celery_clone.backends.backend import stays
 from celery_clone.backends.base import BaseKeyValueStoreBackend
@@ -131,6 +132,7 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         )
         self._client: Any = None
         self._client_lock = threading.Lock()
+        self.read_ahead: ReadAhead = ReadAhead()
         self.result_consumer = self.ResultConsumer(
             self, self.app, self.accept, self._pending_results, self._pending_messages
         )
@@ -148,6 +150,7 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         self._writer = None
         self._client_lock = threading.Lock()
         self._pending_results.clear()
+        self.read_ahead.forget()
         self.result_consumer._after_fork()
 
     # --- connections ------------------------------------------------------------------
@@ -376,6 +379,10 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
     def on_task_call(self, producer: Any, task_id: str) -> dict[str, Any]:
         """Nothing: a result is subscribed to when somebody waits for it."""
         return {}
+
+    def on_task_sent(self, result: Any) -> None:
+        """Remember in what order calls are sent: their results may be read in that order."""
+        self.read_ahead.sent(result)
 
     # --- chords -----------------------------------------------------------------------------
 

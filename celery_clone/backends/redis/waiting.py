@@ -285,6 +285,7 @@ class ResultConsumer(ReconnectingConsumer):
             task_id = self.subscribed_to.get(key)
             if not payload or task_id is None:
                 continue
+            self.backend.read_ahead.arrived(len(payload))
             try:
                 meta = self.backend.decode_result(payload)
             except Exception as exc:  # noqa: BLE001 whatever is wrong with it, the reader must go on

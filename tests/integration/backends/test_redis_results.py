@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -71,6 +72,60 @@ def waiting(result: Any, **how: Any) -> tuple[threading.Thread, list[Any]]:
 
 
 # --- subscriptions -----------------------------------------------------------------
+
+
+def asked(server: redis.Redis) -> int:
+    """How often somebody asked for results so far."""
+    return int(server.info("commandstats").get("cmdstat_mget", {}).get("calls", 0))
+
+
+def test_results_that_are_read_in_order_are_asked_for_together(
+    make_app: Callable[..., Celery], server: redis.Redis
+) -> None:
+    app = make_app()
+    results = [app.send_task("sum") for _ in range(300)]
+    for number, result in enumerate(results[:200]):
+        if number == 7:
+            continue
+        app.backend.store_result(result.id, number, states.SUCCESS)
+    app.backend.mark_as_failure(results[7].id, ValueError("seven"))
+    before = asked(server)
+
+    assert [result.get(timeout=10, propagate=False) for result in results[:7]] == [*range(7)]
+    with pytest.raises(ValueError, match="seven"):
+        results[7].get(timeout=10)
+    assert [result.get(timeout=10) for result in results[8:200]] == [*range(8, 200)]
+    assert asked(server) - before < 12
+
+    # What is not there yet was read ahead, too: it is waited for as long as anybody likes.
+    with pytest.raises(TimeoutError):
+        results[200].get(timeout=0.05)
+    assert results[201].state == states.PENDING
+    thread, got = waiting(results[201])
+    wait_until(lambda: channels(server, results[201].id))
+    app.backend.store_result(results[201].id, "late", states.SUCCESS)
+    thread.join(10)
+    assert got == ["late"]
+
+
+def test_a_result_that_was_read_ahead_and_dropped_is_not_subscribed_to_for_long(
+    make_app: Callable[..., Celery], server: redis.Redis
+) -> None:
+    app = make_app()
+    results = [app.send_task("sum") for _ in range(8)]
+    app.backend.store_result(results[0].id, 0, states.SUCCESS)
+    app.backend.store_result(results[1].id, 1, states.SUCCESS)
+    assert results[0].get(timeout=10) == 0
+    with pytest.raises(TimeoutError):
+        results[2].get(timeout=0)
+    dropped = [result.id for result in results[3:]]
+    del results
+    gc.collect()
+
+    for _ in range(2 * OVER):
+        with pytest.raises(TimeoutError):
+            app.AsyncResult(uuid()).get(timeout=0)
+    wait_until(lambda: not channels(server, *dropped))
 
 
 def test_sending_a_task_subscribes_to_nothing_and_connects_to_nothing(
