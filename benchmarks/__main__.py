@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.stage import USUAL_TASKS, Side, Stage
-from benchmarks.suite import canvas, drain, footprint, latency, publish, results
+from benchmarks.suite import canvas, drain, footprint, latency, publish, results, sleepers
 from tests.support.celery_env import celery_python
 from tests.support.servers import Unavailable
 
@@ -38,9 +38,14 @@ BENCHMARKS: dict[str, Benchmark] = {
     "latency-sqlite": latency.on_sqlite,
     "results-redis": results.on_redis,
     "drain-redis": drain.on_redis,
+    "drain-threads-redis": drain.on_redis_with_threads,
+    "drain-gevent-redis": drain.on_redis_with_gevent,
+    "drain-asyncio-redis": drain.on_redis_with_asyncio,
     "drain-rabbit": drain.on_rabbit,
     "drain-rabbit-no-results": drain.on_rabbit_without_results,
     "drain-sqlite": drain.on_sqlite,
+    "sleepers-redis": sleepers.on_redis,
+    "sleepers-sqlite": sleepers.on_sqlite,
     "canvas-group": canvas.group,
     "canvas-publish": canvas.publish,
     "canvas-chord": canvas.chord,
@@ -48,7 +53,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "canvas-build": canvas.build,
 }
 # Celery's own SQLite transport (through SQLAlchemy) is experimental and no match: ours stands beside Redis.
-OURS_ONLY = {name for name in BENCHMARKS if name.endswith("-sqlite")}
+# Nor does Celery run ``async def`` tasks.
+OURS_ONLY = {name for name in BENCHMARKS if name.endswith("-sqlite") or name.startswith(("sleepers", "drain-asyncio"))}
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 

@@ -12,7 +12,7 @@ import itertools
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -131,11 +131,11 @@ class Stage:
         return self._place(url, url)
 
     @contextlib.contextmanager
-    def worker(self, side: Side, place: Place) -> Iterator[WorkerProcess]:
-        """A worker with two processes, log level WARNING and otherwise as it comes. Not yet ready."""
+    def worker(self, side: Side, place: Place, options: Sequence[str] = ("-c", "2")) -> Iterator[WorkerProcess]:
+        """A worker with *options*, log level WARNING and otherwise as it comes. Not yet ready."""
         worker = WorkerProcess(
             "bench_app",
-            ("-c", "2", "-n", f"{side.package}-{place.queue}@%h"),
+            (*options, "-n", f"{side.package}-{place.queue}@%h"),
             folder=PROJECT,
             environment=place.environment(side),
             python=side.python,

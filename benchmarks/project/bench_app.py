@@ -5,6 +5,7 @@ Imported by the worker (``-A bench_app``) and by ``client.py``. What it talks to
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 from pathlib import Path
@@ -24,13 +25,30 @@ app.conf.update(
 _marks = -1
 
 
-@app.task(name="bench.mark")
-def mark() -> None:
+def leave_mark() -> None:
     """Append one byte to the file everybody counts by."""
     global _marks
     if _marks < 0:
         _marks = os.open(os.environ["BENCH_MARKS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(_marks, b".")
+
+
+@app.task(name="bench.mark")
+def mark() -> None:
+    """Do next to nothing."""
+    leave_mark()
+
+
+@app.task(name="bench.mark_async")
+async def mark_async() -> None:
+    """As mark, as a coroutine."""
+    leave_mark()
+
+
+@app.task(name="bench.sleep")
+async def sleep(seconds: float) -> None:
+    """Wait, and keep nobody else waiting."""
+    await asyncio.sleep(seconds)
 
 
 @app.task(name="bench.add")

@@ -36,6 +36,22 @@ def prefill(bench: ModuleType, count: int) -> dict[str, float]:
     return {}
 
 
+def prefill_async(bench: ModuleType, count: int) -> dict[str, float]:
+    """As prefill, of the task that is an ``async def``."""
+    for _ in range(count):
+        bench.mark_async.delay()
+    return {}
+
+
+def sleepers(bench: ModuleType, count: int) -> dict[str, float]:
+    """Send *count* calls that sleep for a second, and collect every answer."""
+    bench.sleep.delay(0).get(timeout=30)
+    began = time.perf_counter()
+    for result in [bench.sleep.delay(1) for _ in range(count)]:
+        result.get(timeout=60)
+    return {"seconds": time.perf_counter() - began}
+
+
 def latency(bench: ModuleType, count: int) -> dict[str, float]:
     """Call and wait for the answer, *count* times, one after the other."""
     add = bench.add
@@ -73,7 +89,7 @@ def imports() -> dict[str, float]:
 
 
 ACTIONS: dict[str, Callable[[ModuleType, int], dict[str, float]]] = {
-    **{action.__name__: action for action in (publish, prefill, latency, results)},
+    **{action.__name__: action for action in (publish, prefill, prefill_async, sleepers, latency, results)},
     **workflows.ACTIONS,
 }
 

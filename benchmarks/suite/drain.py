@@ -6,8 +6,10 @@ The tasks append one byte each to a file. Producer and worker never run at the s
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from benchmarks.stage import Place, Side, Stage
+from tests.support.celery_env import needs
 from tests.support.processes import cpu_seconds
 from tests.support.wait import wait_until
 
@@ -35,10 +37,28 @@ def on_sqlite(side: Side, stage: Stage) -> dict[str, float]:
     return drain(side, stage, stage.on_sqlite())
 
 
-def drain(side: Side, stage: Stage, place: Place) -> dict[str, float]:
+def on_redis_with_threads(side: Side, stage: Stage) -> dict[str, float]:
+    """As on_redis, in the pool of threads."""
+    return drain(side, stage, stage.on_redis(), ("-P", "threads", "-c", "10"))
+
+
+def on_redis_with_gevent(side: Side, stage: Stage) -> dict[str, float]:
+    """As on_redis, in the pool of greenlets."""
+    needs(side.python, "gevent")
+    return drain(side, stage, stage.on_redis(), ("-P", "gevent", "-c", "100"))
+
+
+def on_redis_with_asyncio(side: Side, stage: Stage) -> dict[str, float]:
+    """As on_redis, in the pool of asyncio; the task is an ``async def``."""
+    return drain(side, stage, stage.on_redis(), ("-P", "asyncio", "-c", "100"), "prefill_async")
+
+
+def drain(
+    side: Side, stage: Stage, place: Place, options: Sequence[str] = ("-c", "2"), action: str = "prefill"
+) -> dict[str, float]:
     """From the first byte to the last: tasks a second, and processor time of the worker and its children."""
-    stage.client(side, place, "prefill", stage.tasks)
-    with stage.worker(side, place) as worker:
+    stage.client(side, place, action, stage.tasks)
+    with stage.worker(side, place, options) as worker:
 
         def done() -> int:
             assert worker.exit_code is None, f"{side.name}: the worker ended:\n{worker.log()}"

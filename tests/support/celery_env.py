@@ -43,6 +43,15 @@ def celery_python() -> Path:
         return python
 
 
+def needs(python: Path, package: str) -> None:
+    """Have *package*, which is imported by that name, in the environment of *python*; installs it if it is not there."""
+    asked = subprocess.run([python, "-c", f"import {package}"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if asked.returncode != 0:
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", package], stdin=subprocess.DEVNULL, capture_output=True, check=True
+        )
+
+
 def _has_celery(python: Path) -> bool:
     if not python.exists():
         return False
