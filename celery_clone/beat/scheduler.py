@@ -350,6 +350,9 @@ class Scheduler:
         Raises:
             SchedulingError: it could not be sent; the reason is its cause.
         """
+        if advance:
+            # A new run: what sends this way plans for itself, and does not come back with one that it is unsure of.
+            self._unsure.pop(entry.name, None)
         producer = self._fenced(producer, entry, self.reserve(entry) if advance else self._following)
         task = self.app.tasks.get(entry.task)
         try:
@@ -358,12 +361,8 @@ class Scheduler:
             options = {**(entry.options or {})}
             options["headers"] = {**(options.get("headers") or {}), "celery_beat_task": True}
             if task:
-                result = task.apply_async(args, kwargs, producer=producer, **options)
-            else:
-                result = self.send_task(entry.task, args, kwargs, producer=producer, **options)
-            # Here and not where runs are planned: schedulers that send from a schedule of their own plan elsewhere.
-            self._unsure.pop(entry.name, None)
-            return result
+                return task.apply_async(args, kwargs, producer=producer, **options)
+            return self.send_task(entry.task, args, kwargs, producer=producer, **options)
         except Exception as exc:
             raise SchedulingError(f"Couldn't apply scheduled task {entry.name}: {exc}") from exc
         finally:
