@@ -54,6 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests see no configuration of the person who runs them; a busy machine makes no example too slow."""
     for name in [name for name in os.environ if name.startswith("CELERY_")]:
         del os.environ[name]
+    # Behind `make test &` in a script it is ignored, and programs that tests interrupt would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     share_bytecode(config)
     settings.register_profile(
         "celery_clone",
