@@ -46,10 +46,14 @@ FINAL = (Ended, Unfit, Returned, Lost)
 class _Bound:
     """A runner, made ready in each process that uses it, and flushed by one thread at a time."""
 
-    def __init__(self, runner: Runner, on_begin: Callable[[Job], None], on_end: Callable[[Job], None]) -> None:
+    def __init__(
+        self, runner: Runner, on_begin: Callable[[Job], None], on_end: Callable[[Job], None], settles: bool
+    ) -> None:
         self.runner = runner
         self.on_begin = on_begin
         self.on_end = on_end
+        self.settles = settles
+        """Does the pool store results before it tells of them?"""
         self.home = os.getpid()
         self.pid = 0
         self.lock = threading.Lock()
@@ -74,6 +78,8 @@ class _Bound:
         finally:
             self._end(job)
         report = reports[0]
+        if self.settles:
+            return report
         try:
             self.flush()
         except Exception:
@@ -117,6 +123,9 @@ class JobsByCalls:
     runs_here = False
     """Does ``apply_async`` return when the call has ended?"""
 
+    settles = False
+    """Does it store the results of jobs before it tells of them, rather than have each job do it?"""
+
     has_hard_limits = True
     """Does it end calls that reach ``timeout``?"""
 
@@ -147,7 +156,7 @@ class JobsByCalls:
     def bind(self, runner: Runner, tell: Callable[[Sequence[Report]], None]) -> None:
         """What runs the jobs, and who is told of them.  Before ``start``."""
         self._jobs_number = id(self)
-        _bound[self._jobs_number] = _Bound(runner, self._on_begun, self._on_end)
+        _bound[self._jobs_number] = _Bound(runner, self._on_begun, self._on_end, self.settles)
         self._jobs_tell = tell
         self._jobs_inbox = Inbox(
             self._tell_at_once if self.is_green else tell,

@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from celery_clone.message.frames import Ended, Job, Lost, Report, Unfit
+from celery_clone.message.frames import Ended, Job, Lost, Unfit
 from celery_clone.utils import coroutines
 from celery_clone.utils.log import get_logger
 
-from .adapter import _bound
 from .crew import Crew
 from .thread import TaskPool as ThreadPool
 
@@ -324,15 +323,12 @@ class TaskPool(ThreadPool):
         self._home: LoopThread | None = None
         self._homes: list[LoopThread] = []
         self._kinds: dict[str, bool] = {}
-        self._unsettled: list[Report] = []
-        self._settling = False
-        self._settle_lock = threading.Lock()
         self.helpers: Crew
 
     @property
     def runner(self) -> TaskRunner:
         """What understands and concludes jobs."""
-        return _bound[self._jobs_number].runner  # type: ignore[return-value]
+        return self._bound_runner  # type: ignore[no-any-return]
 
     # -- life
 
@@ -445,32 +441,9 @@ class TaskPool(ThreadPool):
         """The body of *job* is next."""
         self._note_begin(job, os.getpid(), time.monotonic())
 
-    def settle(self, report: Report) -> None:
-        """A coroutine has ended: store its result, together with others, and tell of it."""
-        if not self.runner.unsent:
-            self._job_ended(report)
-            return
-        with self._settle_lock:
-            self._unsettled.append(report)
-            if self._settling:
-                return
-            self._settling = True
+    def _begin_settling(self) -> None:
+        # Elsewhere: the loop is not to wait for the store.
         self.helpers.submit(self._settle_all)
-
-    def _settle_all(self) -> None:
-        while True:
-            with self._settle_lock:
-                reports, self._unsettled = self._unsettled, []
-                if not reports:
-                    self._settling = False
-                    return
-            try:
-                _bound[self._jobs_number].flush()
-            except Exception:
-                logger.exception("The results of %d tasks could not be stored", len(reports))
-                reports = [Lost(report.seq, os.getpid(), None) for report in reports]
-            for report in reports:
-                self._job_ended(report)
 
     def kill(self, seq: int, signum: int) -> bool:
         """Cancel the coroutine that runs *seq*; ``SIGUSR1`` raises ``SoftTimeLimitExceeded`` in it."""

@@ -6,18 +6,24 @@ be terminated.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any, ClassVar
 
-from celery_clone.message.frames import Job
+from celery_clone.message.frames import Job, Lost, Report
+from celery_clone.utils.log import get_logger
 
+from .adapter import FINAL, _bound
 from .alarms import ThreadAlarms
 from .base import BasePool, apply_target
 from .crew import Crew
 
 __all__ = ("TaskPool",)
+
+logger = get_logger("celery.pool")
 
 
 class ApplyResult:
@@ -38,6 +44,7 @@ class TaskPool(BasePool):
     limit: int
     body_can_be_buffer = True
     has_hard_limits = False
+    settles = True
     signal_safe = False
     cannot: ClassVar[dict[str, str]] = {
         "time_limit": "a thread cannot be ended, so tasks run on after their hard limit; soft limits hold",
@@ -50,6 +57,9 @@ class TaskPool(BasePool):
         self.executor = Crew(self.limit, "ThreadPoolExecutor-0", self.options.get("maxtasksperchild"))
         self._alarms = ThreadAlarms()
         self._soft: dict[int, float] = {}
+        self._unsettled: list[Report] = []
+        self._settling = False
+        self._settle_lock = threading.Lock()
 
     def on_stop(self) -> None:
         """Wait for what runs; what waits is forgotten."""
@@ -77,6 +87,50 @@ class TaskPool(BasePool):
         if job.seq in self._soft:
             self._alarms.disarm(job.seq)
             self._soft.pop(job.seq, None)
+
+    # -- ends
+
+    def _on_returned(self, seq: int, value: Any) -> None:
+        if isinstance(value, FINAL):
+            self.settle(value)
+        else:
+            super()._on_returned(seq, value)
+
+    def settle(self, report: Report) -> None:
+        """A job has ended: store its result, together with those that end meanwhile, and tell of it."""
+        if not self._bound_runner.unsent:
+            self._job_ended(report)
+            return
+        with self._settle_lock:
+            self._unsettled.append(report)
+            if self._settling:
+                return
+            self._settling = True
+        self._begin_settling()
+
+    def _begin_settling(self) -> None:
+        self._settle_all()
+
+    def _settle_all(self) -> None:
+        while True:
+            with self._settle_lock:
+                reports, self._unsettled = self._unsettled, []
+                if not reports:
+                    self._settling = False
+                    return
+            try:
+                _bound[self._jobs_number].flush()
+            except Exception:
+                logger.exception("The results of %d tasks could not be stored", len(reports))
+                reports = [Lost(report.seq, os.getpid(), None) for report in reports]
+            for report in reports:
+                self._job_ended(report)
+
+    @property
+    def _bound_runner(self) -> Any:
+        return _bound[self._jobs_number].runner
+
+    # -- size
 
     def grow(self, n: int = 1) -> None:
         """Allow *n* more threads."""
