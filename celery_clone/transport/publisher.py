@@ -212,6 +212,13 @@ class KombuPublisher:
             ) from exc
         try:
             yield connection
+        except (OperationalError, EncodeError):
+            raise
+        except BaseException:
+            # A signal handler may have raised it (a soft time limit, Ctrl-C) amid what is said or heard: the next
+            # user would take what is left of this for the answer to his own message.
+            self.drop(connection)
+            raise
         finally:
             connection.release()
 

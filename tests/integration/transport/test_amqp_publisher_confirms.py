@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +14,7 @@ from kombu import Connection, Exchange, Queue
 from kombu.exceptions import OperationalError
 from kombu.pools import ProducerPool
 
+from celery_clone.exceptions import SoftTimeLimitExceeded
 from celery_clone.message import protocol
 from celery_clone.transport import open_publisher
 from celery_clone.transport.amqp_publisher import AmqpPublisher, Unroutable
@@ -98,6 +101,36 @@ def test_an_exchange_that_does_not_exist_is_the_brokers_own_error(desk: Desk) ->
 
     desk.publisher.publish(call(), TO, SendOptions())
     assert desk.count() == 1
+
+
+def test_a_confirmation_that_nobody_waits_for_any_more_is_not_taken_for_that_of_the_next_message(
+    rabbitmq_server: RabbitServer, rabbitmq_url: str, proxy_to: Callable[[int], TcpProxy], desk: Desk
+) -> None:
+    desk.declare(Queue("full", queue_arguments={"x-max-length": 1, "x-overflow": "reject-publish"}))
+    full = Destination("", "full", (), "direct")
+    # What goes to no queue is confirmed at once, before the refusal of the next message.
+    all_of_none = Destination("fanout", "", (Exchange("fanout", type="fanout"),), "fanout")  # type: ignore[arg-type]
+    desk.publisher.publish(call(), full, QUICK)
+    proxy = proxy_to(rabbitmq_server.port)
+    far = Desk(rabbitmq_url.replace(str(rabbitmq_server.port), str(proxy.port)), limit=1)
+    far.publisher.publish(call("first"), all_of_none, QUICK)
+
+    def too_long(*args: Any) -> None:
+        raise SoftTimeLimitExceeded
+
+    proxy.hold()
+    signal.signal(signal.SIGUSR1, too_long)
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGUSR1)).start()
+    with pytest.raises(SoftTimeLimitExceeded):
+        far.publisher.publish(call("second"), all_of_none, QUICK)
+    threading.Timer(0.3, proxy.release).start()
+
+    with pytest.raises(OperationalError, match="refused|Nacked"):
+        far.publisher.publish(call("third"), full, QUICK)
+    far.publisher.publish(call("fourth"), TO, QUICK)
+    far.close()
 
 
 def test_a_batch_is_confirmed_whole(desk: Desk) -> None:
