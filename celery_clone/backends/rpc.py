@@ -26,6 +26,9 @@ from kombu.utils.functional import retry_over_time
 from celery_clone import states
 from celery_clone.exceptions import OperationalError
 from celery_clone.message import codec
+from celery_clone.transport.protocols import SendOptions
+from celery_clone.transport.publisher import Deadline
+from celery_clone.transport.waits import prepare_waits
 from celery_clone.utils.functional import LRUCache
 from celery_clone.utils.log import get_logger
 
@@ -149,8 +152,8 @@ class ResultConsumer(ReconnectingConsumer):
     def cancel_for(self, task_id: str) -> None:
         """Nothing: the queue is for all tasks."""
 
-    def open(self) -> None:
-        """Have the reply queue of this thread there, and consumed from.  Costs nothing if it is.
+    def open(self, deadline: Deadline | None = None) -> None:
+        """Have the reply queue of this thread there, and consumed from, by *deadline*.  Costs nothing if it is.
 
         Raises the connection errors of the transport.
         """
@@ -162,7 +165,7 @@ class ResultConsumer(ReconnectingConsumer):
             if not known:
                 self._queues[name] = self.backend.binding
             if self._connection is None:
-                self._connect()
+                self._connect(deadline)
             elif not known:
                 self._consumer.add_queue(self._queues[name])
                 self._consumer.consume()
@@ -182,8 +185,13 @@ class ResultConsumer(ReconnectingConsumer):
             except BlockingIOError:
                 pass  # it has been rung often enough
 
-    def _connect(self) -> None:
+    def _connect(self, deadline: Deadline | None = None) -> None:
         connection = self.app.connection()
+        left = None if deadline is None else deadline.left()
+        if left is not None:
+            # A broker that accepts and does not answer would be waited for, for ever.
+            connection.connect_timeout = min(left, connection.connect_timeout or left)
+            prepare_waits(connection, left)
         self._connection_errors = (
             OSError,
             *connection.connection_errors,
@@ -582,14 +590,20 @@ class RPCBackend(Backend, AsyncBackendMixin):
         if task_join_will_block():
             return {}
         consumer = self.result_consumer
+        options = self.app.conf.broker_transport_options or {}
+        deadline = Deadline(options.get("publish_deadline", SendOptions().deadline_s))
         try:
-            consumer.open()
+            consumer.open(deadline)
         except consumer._connection_errors as first:
             with consumer._lock:
                 consumer._lost(first)
-            policy = self.app.conf.task_publish_retry_policy or {}
+            policy = {"max_retries": 3, **(self.app.conf.task_publish_retry_policy or {})}
+            if deadline.over:
+                policy["max_retries"] = 0
             try:
-                retry_over_time(consumer.open, consumer._connection_errors, **{"max_retries": 3, **policy})
+                retry_over_time(
+                    consumer.open, consumer._connection_errors, (deadline,), timeout=deadline.left(), **policy
+                )
             except consumer._connection_errors as exc:
                 raise OperationalError(
                     f"The reply queue for results cannot be declared at {self.app.connection().as_uri()}: {exc!r}  "
