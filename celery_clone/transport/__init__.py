@@ -36,7 +36,7 @@ class SourceRow(NamedTuple):
 REDIS_SOURCE = SourceRow(
     "celery_clone.transport.redis_source:RedisSource", ("previous", "lease_s", "renew_in_background")
 )
-AMQP_SOURCE = SourceRow("celery_clone.transport.amqp_source:AmqpSource", ("prefetch", "global_qos"))
+AMQP_SOURCE = SourceRow("celery_clone.transport.amqp_source:AmqpSource", ("prefetch", "global_qos", "delay_queue_type"))
 SQLITE_SOURCE = SourceRow(
     "celery_clone.transport.sqlite_source:SqliteSource", ("previous", "lease_s", "renew_in_background")
 )
@@ -78,6 +78,7 @@ def open_source(
     previous: Any = None,
     prefetch: int = 0,
     global_qos: bool | None = None,
+    delay_queue_type: str = "quorum",
     lease_s: float | None = None,
     renew_in_background: bool = False,
 ) -> MessageSource:
@@ -90,6 +91,7 @@ def open_source(
             source that survives reconnects goes on renewing, acknowledging and resending what that one had.
         prefetch: deliveries that a broker which pushes may send ahead; ``0`` for no bound.
         global_qos: AMQP: whether *prefetch* counts for the channel; ``None`` decides by the queues' types.
+        delay_queue_type: RabbitMQ: the type of the queues that due messages wait in, if they must be declared.
         lease_s: Redis: seconds for which a claim is safe without renewal; ``None`` for the transport
             option ``lease``, whose default is 10.
         renew_in_background: Redis and SQLite: renew leases from a thread; needed where tasks run in the loop's own
@@ -103,6 +105,7 @@ def open_source(
         "previous": previous if isinstance(previous, cls) else None,
         "prefetch": prefetch,
         "global_qos": global_qos,
+        "delay_queue_type": delay_queue_type,
         "lease_s": lease_s,
         "renew_in_background": renew_in_background,
     }

@@ -17,6 +17,7 @@ from kombu.utils.uuid import uuid
 
 from celery_clone.message.delivery import Delivery
 from celery_clone.transport.amqp_frames import FrameTap, RawDelivery, can_pump, decode_properties, pump
+from celery_clone.transport.amqp_parking import Parking
 from celery_clone.transport.waits import CLOSING_TIMEOUT_S, readable
 from celery_clone.utils.log import get_logger
 
@@ -35,6 +36,12 @@ WINDOW_EVERY_S = 10.0
 
 CLOSE_TIMEOUT_S = 5.0
 """How long the broker may take to answer that the channel is closed."""
+
+HELD_AT_MOST = 1000
+"""So many due deliveries a worker holds, where it can show them; what is more is parked."""
+
+HELD_FOR_S = 600.0
+"""What is due later is parked in any case: after half an hour RabbitMQ takes back what is not acknowledged."""
 
 ACK_FRAME = Struct(">BHIHHQBB")
 ACK_SIZE = 13
@@ -58,6 +65,7 @@ class AmqpSource:
         epoch: int = 0,
         prefetch: int = 0,
         global_qos: bool | None = None,
+        delay_queue_type: str = "quorum",
     ) -> None:
         """*connection* is a connected :class:`kombu.Connection`; see :func:`transport.open_source`."""
         self.connection = connection
@@ -69,6 +77,11 @@ class AmqpSource:
         self._pumps = can_pump(self._amqp)
         self._prefix = f"{epoch}."
         self._global_qos = not connection.qos_semantics_matches_spec if global_qos is None else global_qos
+        # A window that belongs to each consumer cannot be widened for what is held.
+        self.holds_at_most = HELD_AT_MOST if self._global_qos else 0
+        self.holds_for_s = HELD_FOR_S
+        parks = bool((connection.transport_options or {}).get("park", True))
+        self._parking = Parking(connection, delay_queue_type, self._on_parked) if parks else None
         self._floor = prefetch
         self._window: int | None = None
         self._widest = 0
@@ -90,6 +103,8 @@ class AmqpSource:
     def watch(self, hub: Any, ready: Callable[[], None]) -> None:
         """Read the connection when *hub* says so; *ready* is called when deliveries came."""
         self._hub, self._ready = hub, ready
+        if self._parking is not None:
+            self._parking.watch(hub)
         if self._pumps:
             hub.add_reader(self._amqp.sock, self._on_readable)
         elif self._amqp.sock.fileno() not in hub.readers:
@@ -307,11 +322,28 @@ class AmqpSource:
         self.reject(delivery.tag, requeue=False)
 
     def park(self, delivery: Delivery, due: float) -> bool:
-        """AMQP queues keep no times: the worker must hold it."""
-        return False
+        """Give it back through the delay queues; ``False`` if they cannot be used, or the transport option forbids it.
+
+        It stays ours until the broker has confirmed that it is there, and is acknowledged then.
+        """
+        number = self._number(delivery.tag)
+        if number is None or number in self._acks or self._parking is None:
+            return False
+        return self._parking.park(number, delivery, due - time.time())
+
+    def _on_parked(self, number: int, taken: bool) -> None:
+        if number not in self._taken:
+            return
+        if taken:
+            self._acks.add(number)
+            if self._ready is not None:
+                self._ready()  # the next turn acknowledges it, and there is room for more
+        else:
+            self._settled(number)
+            self.channel.basic_reject(number, True)
 
     def parked(self, most: int) -> Sequence[Delivery]:
-        """Nothing ever is."""
+        """Nothing that could be looked at: RabbitMQ shows no message without giving it out."""
         return ()
 
     def extend(self) -> None:
@@ -320,6 +352,8 @@ class AmqpSource:
 
     def flush(self) -> None:
         """Acknowledge in one write: a frame for the unbroken run of the oldest, one for each other."""
+        if self._hub is None and self._parking is not None and self._parking.waiting:
+            self._parking.collect()
         acks = self._acks
         if not acks:
             return
@@ -369,6 +403,8 @@ class AmqpSource:
                 nowait = True
         self._quiet = True
         self._give_back()
+        if self._parking is not None:
+            self._parking.finish()
 
     def close(self) -> None:
         """Send acknowledgements and close the channel; the broker gives out again what was not settled."""
@@ -377,6 +413,8 @@ class AmqpSource:
         self._closed = self._quiet = True
         errors = (*self.connection.connection_errors, *self.connection.channel_errors)
         try:
+            if self._parking is not None:
+                self._parking.finish()
             self.flush()
             if self.channel.connection is not None:
                 with self._amqp.transport.having_timeout(CLOSE_TIMEOUT_S):
@@ -386,6 +424,8 @@ class AmqpSource:
             # A broker that did not answer is asked nothing more: what follows would wait as long.
             self.connection.collect()
         finally:
+            if self._parking is not None:
+                self._parking.close()
             self._arrived.clear()
             tap, self._tap = self._tap, None
             if tap is not None:

@@ -89,7 +89,11 @@ class MessageSource(Protocol):
         """
 
     def park(self, delivery: Delivery, due: float) -> bool:
-        """Hand a delivery back to the broker until *due* (epoch seconds).  ``False``: this broker cannot."""
+        """Hand a delivery back to the broker until *due* (epoch seconds).  ``False``: this broker cannot.
+
+        A source may have ``holds_at_most`` and ``holds_for_s``: so many deliveries, due within so many seconds, the
+        worker should rather hold itself, because this broker cannot show what is parked.
+        """
 
     def parked(self, most: int) -> Sequence[Delivery]:
         """At most *most* of what is parked in the consumed queues, the soonest first, to be looked at only.

@@ -542,8 +542,7 @@ class Dispatcher:
 
     def _hold(self, flight: InFlight, due: float) -> None:
         now = self.clock()
-        source = self.source
-        if due - now > PARK_S and source is not None and source.park(flight.delivery, due):
+        if self._should_park(due - now) and self.source is not None and self.source.park(flight.delivery, due):
             # The broker gives it out again when it is due; until then it is nobody's.
             flight.owed = False
             self._forget(flight)
@@ -552,6 +551,13 @@ class Dispatcher:
         flight.due = due
         self.credit.lend()
         self.timer.call_after(max(0.0, due - now), self._due, (flight,))
+
+    def _should_park(self, seconds: float) -> bool:
+        """Is what is due in *seconds* better kept by the broker?  Some brokers cannot show what they keep."""
+        source = self.source
+        if seconds > getattr(source, "holds_for_s", 0.0):
+            return seconds > PARK_S
+        return seconds > PARK_S and self.credit.lent >= getattr(source, "holds_at_most", 0)
 
     def _due(self, flight: InFlight) -> None:
         if flight.seq not in self.flights:

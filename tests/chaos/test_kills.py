@@ -132,7 +132,7 @@ def target(request: pytest.FixtureRequest, broker: str, tmp_path: Path) -> Itera
         one.close()
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(60 + 5 * KILLS)
 @pytest.mark.slow
 def test_every_late_task_completes_however_often_its_worker_is_killed(target, record_property):
     chance = random.Random(SEED)

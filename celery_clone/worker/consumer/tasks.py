@@ -114,6 +114,7 @@ class Tasks(StartStopStep):
             previous=self._last,
             prefetch=c.dispatcher.credit.limit,
             global_qos=c.qos_global,
+            delay_queue_type=c.app.conf.broker_native_delayed_delivery_queue_type or "quorum",
             renew_in_background=not isinstance(c.pool, TaskPool),
         )
         self._last = source
