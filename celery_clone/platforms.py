@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from billiard.compat import get_fdmax
     from billiard.process import current_process
 
+    from celery_clone.apps.start_report import StartReport
+
 # Modules that only some systems have.
 resource: Any = try_import("resource")
 pwd: Any = try_import("pwd")
@@ -423,7 +425,8 @@ class DaemonContext:
     ``workdir`` is where the daemon lives, ``umask`` a number or a text (octal if
     it begins with 0), ``fake`` does everything but leave the terminal,
     ``after_chdir`` is called when the directory is set, ``after_forkers`` says
-    whether to run what libraries registered to be run in a forked process.
+    whether to run what libraries registered to be run in a forked process,
+    ``report`` lets the first process wait for word from the daemon.
     Unknown options are accepted, since commands hand over all they have.
     """
 
@@ -437,6 +440,7 @@ class DaemonContext:
         fake: bool = False,
         after_chdir: Callable[[], Any] | None = None,
         after_forkers: bool = True,
+        report: StartReport | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(umask, str):
@@ -447,6 +451,7 @@ class DaemonContext:
         self.fake = fake
         self.after_chdir = after_chdir
         self.after_forkers = after_forkers
+        self.report = report
         self.stdfds = (sys.stdin, sys.stdout, sys.stderr)
 
     def redirect_to_null(self, fd: int | None) -> None:
@@ -491,15 +496,20 @@ class DaemonContext:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()  # os._exit() would drop it
+        if self.report is not None:
+            self.report.open()
         if os.fork() != 0:
-            os._exit(0)
+            os._exit(0 if self.report is None else self.report.wait())
         os.setsid()
         if os.fork() != 0:
             os._exit(0)
+        if self.report is not None:
+            self.report.adopt()
 
     def _let_go_of_terminal(self) -> None:
+        reported_to = [] if self.report is None else [self.report.writer]
         # Random numbers may come from this file, opened before we got here.
-        close_open_fds([*self.stdfds, *fd_by_path(["/dev/urandom"])])
+        close_open_fds([*self.stdfds, *reported_to, *fd_by_path(["/dev/urandom"])])
         for stream in self.stdfds:
             self.redirect_to_null(_descriptor_of(stream))
         standard_library = sys.modules.get("multiprocessing.util")
@@ -515,6 +525,7 @@ def detached(
     umask: int | str | None = 0,
     workdir: str | None = None,
     fake: bool = False,
+    report: StartReport | None = None,
     **opts: Any,
 ) -> DaemonContext:
     """Return a context in which this process runs in the background.
@@ -522,7 +533,7 @@ def detached(
     ``logfile`` must be writable, or opening the context fails, since nobody
     would see an error later.  ``pidfile`` is not written but must not belong to
     a running process.  ``uid`` and ``gid`` are numbers or names; privileges are
-    dropped at once.  ``umask``, ``workdir`` and ``fake``: see
+    dropped at once.  ``umask``, ``workdir``, ``fake`` and ``report``: see
     :class:`DaemonContext`.  Unknown options are accepted.
     Raises :exc:`RuntimeError` where the system has no daemons.
     """
@@ -538,7 +549,9 @@ def detached(
             with open(logfile, "a"):
                 pass
 
-    return DaemonContext(pidfile=pidfile, umask=umask, workdir=workdir, fake=fake, after_chdir=check_logfile)
+    return DaemonContext(
+        pidfile=pidfile, umask=umask, workdir=workdir, fake=fake, after_chdir=check_logfile, report=report
+    )
 
 
 # -- users and groups ------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 
 from celery_clone import beat, platforms
 from celery_clone._version import VERSION_BANNER
+from celery_clone.apps.start_report import tell_up
 from celery_clone.utils.imports import qualname
 from celery_clone.utils.log import LOG_LEVELS, get_logger
 from celery_clone.utils.time import humanize_seconds
@@ -132,6 +133,7 @@ class Beat:
             socket.setdefaulttimeout(self.socket_timeout)
         try:
             self.install_sync_handler(service)
+            tell_up()
             service.start()
         except Exception as exc:
             logger.critical("beat raised exception %s: %r", type(exc), exc, exc_info=True)

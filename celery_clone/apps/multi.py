@@ -20,6 +20,7 @@ from subprocess import Popen
 from typing import Any
 
 from celery_clone.apps.processes import is_perhaps_celery, started_with, was_started_with
+from celery_clone.apps.start_report import DIED_AT_START
 from celery_clone.platforms import (
     EX_CANTCREAT,
     EX_FAILURE,
@@ -75,7 +76,6 @@ START_MARK = "CELERY_START_MARK"
 #: Environment variable that a worker in the background has, with its id.
 DETACHED_PID = "CELERY_DETACHED_PID"
 
-DIED_AT_START = "The worker ended before it was up. Its log file {logfile} may tell why; or start it without --detach."
 NOT_UP = "The worker wrote no pid file ({pidfile}) within {seconds:g} seconds. See its log file, {logfile}."
 NO_FOLDER = "Cannot make the folder {folder} for {file}: {reason}. Choose another with --pidfile and --logfile."
 NOT_EXECUTABLE = "Cannot run {program!r}: {reason}. Name the Python to use with --executable."
@@ -422,7 +422,7 @@ class Node:
                 if processes is not None and not any(map(is_running, processes)):
                     processes = started_with(START_MARK, mark)
                     if not processes:
-                        self.problem = DIED_AT_START.format(logfile=self._log_of_parent())
+                        self.problem = DIED_AT_START.format(program="worker", logfile=self._log_of_parent())
                         return EX_FAILURE
             time.sleep(LOOK_EVERY_S)
             now = time.monotonic()

@@ -24,6 +24,7 @@ from billiard.common import REMAP_SIGTERM
 from celery_clone import platforms, signals
 from celery_clone._version import VERSION_BANNER
 from celery_clone.app.trace import setup_worker_optimizations
+from celery_clone.apps.start_report import tell_made, tell_up
 from celery_clone.loaders.app import AppLoader
 from celery_clone.platforms import EX_FAILURE, EX_OK, check_privileges, isatty
 from celery_clone.utils import static, term
@@ -177,6 +178,7 @@ class Worker(WorkController):
     def on_start(self) -> None:
         """Everything is made and nothing runs yet."""
         super().on_start()
+        tell_made()
         conf = self.app.conf
         # Receivers may still change queues, for instance.
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=conf)
@@ -198,6 +200,7 @@ class Worker(WorkController):
 
     def on_consumer_ready(self, consumer: Any) -> None:
         """Tasks can be received."""
+        tell_up()
         signals.worker_ready.send(sender=consumer)
         logger.info("%s ready.", self.hostname)
 

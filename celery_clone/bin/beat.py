@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from celery_clone.app.settings import parse_assignment
+from celery_clone.apps.start_report import StartReport
 from celery_clone.exceptions import CeleryCommandException, SecurityError
 from celery_clone.platforms import EX_FAILURE, create_pidlock, detached, maybe_drop_privileges
 
@@ -93,7 +94,8 @@ def beat(
             if pidfile:
                 # Only here can a second one be told of with an exit code.
                 create_pidlock(pidfile).release()
-            background = detached(logfile, pidfile, uid, gid, umask, os.getcwd())
+            report = StartReport("beat", logfile)
+            background = detached(logfile, pidfile, uid, gid, umask, os.getcwd(), report=report)
     except (KeyError, SecurityError, PermissionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.args[0]
         text = CANNOT_BECOME.format(uid=uid, gid=gid, reason=reason)

@@ -20,8 +20,9 @@ from click.types import StringParamType
 
 from celery_clone import concurrency
 from celery_clone.app.settings import parse_assignment
+from celery_clone.apps.start_report import StartReport
 from celery_clone.exceptions import CeleryCommandException, ImproperlyConfigured, SecurityError
-from celery_clone.platforms import EX_FAILURE, EX_OK, detached, maybe_drop_privileges
+from celery_clone.platforms import EX_FAILURE, EX_OK, create_pidlock, detached, maybe_drop_privileges
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.nodenames import default_nodename, host_format, node_format
 from celery_clone.utils.sysinfo import AUTO_CONCURRENCY, is_auto_concurrency
@@ -182,7 +183,12 @@ def detach(
     logfile = node_format(logfile, node) if logfile else None
     pidfile = node_format(pidfile, node) if pidfile else None
     program = executable or path
-    with detached(logfile, pidfile, uid, gid, umask, workdir, bool(fake or C_FAKEFORK), after_forkers=False):
+    fake = bool(fake or C_FAKEFORK)
+    if pidfile and not fake:
+        # Here, while the exit code that tells of a second one is still ours to give.
+        create_pidlock(pidfile).release()
+    report = None if fake else StartReport("worker", logfile)
+    with detached(logfile, pidfile, uid, gid, umask, workdir, fake, report, after_forkers=False):
         os.environ[DETACHED_PID] = str(os.getpid())
         try:
             os.execvp(program, [program, *argv])

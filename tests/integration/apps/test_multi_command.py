@@ -79,5 +79,5 @@ def test_a_node_is_started_started_again_and_stopped(multi, tmp_path):
 def test_a_worker_that_dies_in_the_background_is_a_failure(multi):
     code, output = multi("start", "w1@here", FAILS="1")
     assert code == 1
-    assert "\t> w1@here: FAILED\n" in output
+    assert "\t> w1@here: * Child terminated with exit code 1\nFAILED\n" in output
     assert "log/w1.log may tell why" in output
