@@ -48,7 +48,7 @@ from celery_clone.utils.coroutines import interrupt
 from celery_clone.utils.log import get_logger
 
 from .jobs import Intake, Kind
-from .limits import resident_kilobytes
+from .limits import highest_kilobytes, resident_kilobytes
 from .slots import HOLDS, NOBODY, Slot
 
 if TYPE_CHECKING:
@@ -402,7 +402,8 @@ class Child(Worker):
         if plan.max_tasks and self.completed >= plan.max_tasks:
             raise SystemExit(EX_RECYCLE)
         if plan.max_memory:
-            grown = resident_kilobytes() - self.first_kilobytes
+            # What it had while the task ran, and may have given back since.
+            grown = highest_kilobytes() - self.first_kilobytes
             if grown > plan.max_memory:
                 logger.warning(MAXMEM_USED_FMT.format(grown, plan.max_memory))
                 raise SystemExit(EX_RECYCLE)

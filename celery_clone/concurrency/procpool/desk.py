@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import socket
+import time
 from collections import deque
 from collections.abc import Iterable
 
@@ -33,10 +34,11 @@ class Passage(enum.Enum):
 class Order:
     """A job handed to the pool and not yet reported."""
 
-    __slots__ = ("deaths", "job", "limits")
+    __slots__ = ("deaths", "job", "limits", "since")
 
     def __init__(self, job: Job, limits: Limits) -> None:
         self.job, self.limits = job, limits
+        self.since = time.monotonic()
         self.deaths = 0
         """Children that died with it before its run had begun."""
 

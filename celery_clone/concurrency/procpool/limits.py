@@ -1,7 +1,7 @@
 """Time and memory limits as arithmetic: when a job's time is over, how big this process is.
 
 Used by ``procpool.parent`` (one :class:`Clock` for each child, one :class:`Timetable`) and by
-``procpool.child`` (:func:`resident_kilobytes`).  It may send no signal and set no timer: it only
+``procpool.child`` (:func:`highest_kilobytes`).  It may send no signal and set no timer: it only
 says what is due.
 """
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 if sys.platform != "win32":
     import resource
 
-__all__ = ("Clock", "Due", "Limits", "Timetable", "resident_kilobytes", "resolve")
+__all__ = ("Clock", "Due", "Limits", "Timetable", "highest_kilobytes", "resident_kilobytes", "resolve")
 
 Limits = tuple[float | None, float | None]
 """Soft and hard limit in seconds; ``None``: no limit."""
@@ -113,6 +113,22 @@ class Timetable:
     def clear(self) -> None:
         """Forget all entries."""
         self._heap.clear()
+
+
+def highest_kilobytes() -> int:
+    """The most memory this process ever had in RAM, in kilobytes; 0 where the system does not say.
+
+    Counted since the process began, by itself: what the system calls the highest value of a process that was
+    forked (``ru_maxrss``) may be that of its parent.
+    """
+    try:
+        with open("/proc/self/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"VmHWM:"):
+                    return int(line.split()[1])
+    except OSError:
+        pass  # no /proc
+    return resident_kilobytes()
 
 
 def resident_kilobytes() -> int:

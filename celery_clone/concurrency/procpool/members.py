@@ -141,6 +141,16 @@ class Member:
         except ChildProcessError:
             pass  # it is dead, and somebody else knows already
 
+    def stands_still(self) -> bool:
+        """Was it stopped by a signal?"""
+        if not hasattr(os, "waitid"):
+            return False
+        look = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        try:
+            return os.waitid(os.P_PID, self.pid, look) is not None
+        except ChildProcessError:
+            return False  # it is dead, and somebody else knows already
+
     def read(self, *, everything: bool = False) -> list[Report]:
         """The reports that have arrived, a turn's worth or all.  Raises :class:`Gone` after the last one."""
         reports: list[Report] = []

@@ -76,6 +76,10 @@ START_FAILED = (
     "error of its start-up: a failing worker_process_init receiver or import, a lack of memory, a limit on "
     "processes."
 )
+STANDS_STILL = (
+    "%r (pid:%r) was stopped by a signal while jobs wait longer than their time limit: it is killed and replaced. "
+    "It had begun none of them."
+)
 NOT_READY = (
     "Timed out waiting for UP message from %r: it was not ready after %g s and is killed. "
     "Raise worker_proc_alive_timeout if its start-up takes longer."
@@ -250,9 +254,23 @@ class ProcessPool:
                 member.clock.start(seq, began_at, order.limits)
             if member.slot.leave:
                 self._desk.feed.poke(member.key)
+        self._replace_what_stands_still()
         self._note_recovery()
         self._refill()
         self._later(LOOK_AFTER_EVERY, self._look_after)
+
+    def _replace_what_stands_still(self) -> None:
+        """A stopped child that has begun nothing has no limit; the jobs that wait for it have one."""
+        now = time.monotonic()
+        late = any(order.limits[1] and now - order.since > order.limits[1] for order in self._desk.orders.values())
+        if late:
+            for member in list(self._members.values()):
+                claim = member.slot.claim()
+                runs = claim.seq in self._desk.orders and claim.began_at is not None
+                if not runs and member.stands_still():
+                    logger.error(STANDS_STILL, member.name, member.pid)
+                    member.expected = True
+                    member.signal(signal.SIGKILL)
 
     # -- jobs
 

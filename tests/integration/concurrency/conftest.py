@@ -166,6 +166,10 @@ class Actor:
         self.ballast = getattr(self, "ballast", b"") + b"x" * (int(argument) * 1024)
         return str(os.getpid())
 
+    def grow_for_a_moment(self, argument: str, job: frames.Job) -> str:
+        bytes(bytearray(b"x") * (int(argument) * 1024))
+        return str(os.getpid())
+
     def index(self, argument: str, job: frames.Job) -> str:
         from billiard import current_process
 
