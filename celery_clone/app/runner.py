@@ -140,7 +140,8 @@ class TaskRunner:
                 job.seq, "unknown", f"{headers['task']!r} is not registered in the process that runs tasks."
             )
         properties = parts.properties
-        info = properties.get("delivery_info") or {}
+        told = properties.get("delivery_info")
+        info = told if isinstance(told, dict) else {}
         facts = job.facts or {}
         delivery_info = {
             "exchange": facts.get("exchange", info.get("exchange")),

@@ -165,6 +165,9 @@ def open_message(raw: bytes) -> dict[str, Any]:
     for key in ("headers", "properties"):
         if not isinstance(message.get(key), dict | None):
             raise DecodeError(f"{key!r} of the message is a {type(message[key]).__name__}, not an object.")
+    for key in ("content-type", "content-encoding"):
+        if not isinstance(message.get(key), str | None):
+            raise DecodeError(f"{key!r} of the message is a {type(message[key]).__name__}, not a text.")
     return message
 
 
