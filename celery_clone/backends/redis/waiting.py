@@ -68,6 +68,9 @@ class ResultConsumer(ReconnectingConsumer):
         self.subscribed_to: dict[bytes, str] = {}
         self._unread: dict[bytes, str] = {}
         self._over: list[bytes] = []
+        self._was_lost = False
+        self._to_look_up: set[bytes] = set()
+        """Keys that are read by the looker once their subscription holds."""
         self._asked: deque[list[bytes]] = deque()
         """The keys of each question whose answer is due; none for a ping."""
         self._replies: Any = None
@@ -146,8 +149,18 @@ class ResultConsumer(ReconnectingConsumer):
         self._heard_at, self._pinged = time.monotonic(), False
         self._over.clear()
         self._asked.clear()
+        self._to_look_up.clear()
+        if self._was_lost:
+            # Perhaps because of what was asked: the server hangs up on a subscriber whose answer is too large
+            # (client-output-buffer-limit), and would do so again and again.
+            self._to_look_up.update(self.subscribed_to)
+        self._was_lost = False
         if self.subscribed_to:
             self._subscribe(list(self.subscribed_to))
+
+    def _lost(self, exc: BaseException) -> None:
+        super()._lost(exc)
+        self._was_lost = True
 
     def _greeted(self) -> Any:
         """A new connection that has said hello."""
@@ -172,7 +185,7 @@ class ResultConsumer(ReconnectingConsumer):
         over, self._over = self._over, []
         commands = [*packed("UNSUBSCRIBE", over), *packed("SUBSCRIBE", keys)]
         if self._speaks_resp3:
-            commands += self._questions(keys)
+            commands += self._questions([key for key in keys if key not in self._to_look_up])
         self._send(commands)
 
     def _questions(self, keys: list[bytes]) -> list[bytes]:
@@ -241,7 +254,8 @@ class ResultConsumer(ReconnectingConsumer):
             return  # unsubscribed meanwhile
         if kind == b"message":
             self._arrived({key: payload}, metas)
-        elif kind == b"subscribe" and not self._speaks_resp3:
+        elif kind == b"subscribe" and (not self._speaks_resp3 or key in self._to_look_up):
+            self._to_look_up.discard(key)
             # From now on nothing is missed; what was before must be read.
             self._unread[key] = task_id
 
