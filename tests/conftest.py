@@ -309,7 +309,7 @@ def ambient_apps_restored() -> Iterator[None]:
     declared, default = set(_state._on_app_finalizers), _state.default_app
     current = _state._tls.current_app
     # A worker in this process that sets logging up would leave caplog without a word.
-    loggers = [(each, each.level, each.propagate) for each in (logging.getLogger(), logging.getLogger("celery"))]
+    loggers = [(each, each.level, each.propagate) for each in map(logging.getLogger, ("", "celery", "celery.task"))]
     yield
     for logger, level, propagates in loggers:
         logger.setLevel(level)

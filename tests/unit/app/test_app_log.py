@@ -15,6 +15,7 @@ from celery_clone import Celery, signals
 from celery_clone._state import pop_current_task, push_current_task
 from celery_clone.app.log import Logging, TaskFormatter
 from celery_clone.utils.log import LoggingProxy, get_task_logger
+from tests.support.loggers import loggers_restored
 
 LOGGERS = (None, "celery", "celery.task", "celery.redirected", "multiprocessing", "project", "project_tasks")
 VARIABLES = (
@@ -31,25 +32,19 @@ VARIABLES = (
 @pytest.fixture(autouse=True)
 def loggers_as_in_a_new_process(monkeypatch):
     """The loggers, the environment and the standard files are put back after each test."""
-    loggers = {logging.getLogger(name) for name in LOGGERS}
-    before = {logger: (logger.handlers, logger.level, logger.propagate) for logger in loggers}
-    for logger in loggers:
-        logger.handlers = [logging.NullHandler()] if logger.name in ("celery", "celery.task") else []
-        logger.setLevel(logging.NOTSET)
-        logger.propagate = True
     for variable in VARIABLES:
         monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     monkeypatch.setattr(Logging, "_setup", False)
-    with warnings.catch_warnings():
+    with loggers_restored(*LOGGERS), warnings.catch_warnings():
+        for logger in map(logging.getLogger, LOGGERS):
+            logger.handlers = [logging.NullHandler()] if logger.name in ("celery", "celery.task") else []
+            logger.setLevel(logging.NOTSET)
+            logger.propagate = True
         yield
     logging.captureWarnings(False)
-    for logger, (handlers, level, propagate) in before.items():
-        for handler in set(logger.handlers) - set(handlers):
-            handler.close()
-        logger.handlers, logger.level, logger.propagate = handlers, level, propagate
 
 
 @pytest.fixture

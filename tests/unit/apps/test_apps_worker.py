@@ -28,13 +28,12 @@ from celery_clone.apps.worker import (
 from celery_clone.exceptions import SecurityError, SecurityWarning
 from celery_clone.worker import state
 from celery_clone.worker.lifecycle import Nudge, Phase
+from tests.support.loggers import loggers_restored
 
 
 @pytest.fixture(autouse=True)
 def a_process_of_its_own(monkeypatch):
     """What a worker changes in its process is put back after each test."""
-    handlers = {logger: logger.handlers for logger in map(logging.getLogger, (None, "celery", "celery.task"))}
-    level = logging.getLogger().level
     for name in ("CELERY_LOG_LEVEL", "CELERY_LOG_FILE", "CELERY_LOG_REDIRECT", "CELERY_LOG_REDIRECT_LEVEL"):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(Logging, "_setup", False)
@@ -45,12 +44,9 @@ def a_process_of_its_own(monkeypatch):
     monkeypatch.setattr(_state._tls, "current_app", _state._tls.current_app)
     monkeypatch.setattr(state, "should_stop", None)
     monkeypatch.setattr(state, "should_terminate", None)
-    with warnings.catch_warnings():
+    with loggers_restored(), warnings.catch_warnings():
         warnings.simplefilter("ignore", SecurityWarning)
         yield
-    for logger, before in handlers.items():
-        logger.handlers = before
-    logging.getLogger().setLevel(level)
     logging.captureWarnings(False)
 
 

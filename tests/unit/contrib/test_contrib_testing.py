@@ -14,6 +14,7 @@ from celery_clone.contrib.testing.app import TestApp, Trap, UnitLogging, set_tra
 from celery_clone.contrib.testing.manager import Manager, Sentinel
 from celery_clone.contrib.testing.mocks import ContextMock, TaskMessage, TaskMessage1, task_message_from_sig
 from celery_clone.contrib.testing.worker import start_worker, test_worker_started, test_worker_stopped
+from tests.support.loggers import loggers_restored
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def app():
     """An app for tests, gone after the test."""
     app = TestApp()
     was_set_up = Logging._setup
-    with setup_default_app(app):
+    with loggers_restored(), setup_default_app(app):
         yield app
     Logging._setup = was_set_up
 

@@ -41,6 +41,7 @@ def heard():
     logger.addHandler(ear)
     yield logger, records
     logger.removeHandler(ear)
+    logger.setLevel(logging.NOTSET)
 
 
 # -- the tree
