@@ -29,31 +29,22 @@ from celery_clone.backends.writer import Deferred, ResultWriter
 from celery_clone.canvas import maybe_signature
 from celery_clone.exceptions import BackendStoreError, ChordError
 from celery_clone.result import result_from_tuple
-from celery_clone.transport.redis_layout import pack, pack_script
+from celery_clone.transport.redis_layout import pack
 from celery_clone.utils.functional import dictfilter
-from celery_clone.utils.ids import uuid
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.time import humanize_seconds
 
 from . import parameters
-from .scripts import CHORD_DONE, CHORD_PART, SCRIPTS, STORE
+from .parts import ChordPart, Stored
+from .scripts import SCRIPTS
 from .waiting import ResultConsumer
 
 __all__ = ("RedisBackend",)
 
 logger = get_logger("celery.backends.redis")
 
-CLAIM_S = 600
-"""How long the claim to send a chord's body holds.  Longer than any publishing that is tried again; a
-worker that died with the claim is followed by who runs or buries the same member, and that one may."""
-
-BUSY_S = 15
-"""How long another run of the member that has the claim may take to send the body: longer than publishing does."""
-
 BUSY_LOOK_S = 0.05
-
-DONE_S = 2 * 3600
-"""How long a chord that is over is remembered: members may be delivered again until then."""
+"""How often it is looked whether another run of a member has sent the body."""
 
 E_LOST = "Connection to Redis lost: Retry (%s/%s) %s."
 
@@ -226,7 +217,8 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         connection = pool.get_connection()
         replies: list[Any] = []
         try:
-            connection.send_packed_command(commands)
+            # As one: redis-py makes a write of each.
+            connection.send_packed_command([b"".join(commands)])
             for _ in commands:
                 try:
                     replies.append(connection.read_response())
@@ -327,15 +319,15 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         **kwargs: Any,
     ) -> Any:
         payload = self._payload_to_store(task_id, result, state, traceback, request)
-        key = self.get_key_for_task(task_id)
+        stored = Stored(self.get_key_for_task(task_id), payload, self._expires_of(state))
         writer = self._writer
         if writer is not None:
             if request is not None and state in self.READY_STATES and not request.chord:
-                writer.add(Deferred(task_id, state, len(payload), (key, payload, self._expires_of(state))))
+                writer.add(Deferred(task_id, state, len(payload), stored))
                 return result
             if writer.holds(task_id):
                 writer.flush()
-        self.ensure(self._store_all, ([(key, payload, self._expires_of(state))],))
+        self.ensure(self._write, ([stored],))
         return result
 
     def _payload_to_store(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> Any:
@@ -344,32 +336,42 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
             raise BackendStoreError("value too large for Redis backend", state=state, task_id=task_id)
         return payload
 
-    def _store_all(self, results: Sequence[tuple[Any, Any, Any]]) -> None:
-        """Store (key, payload, seconds) of several tasks in one round trip, but for those whose stored state stays."""
+    def _write(self, items: Sequence[Stored | ChordPart]) -> list[Any]:
+        """Store, and count, in one round trip; the answers.  Results of which the stored state stays are left out."""
         how = self._how_success_is_known
-        answers = self._call([pack_script(STORE, (key,), payload, seconds, how) for key, payload, seconds in results])
-        again = [
-            pack_script(STORE, (key,), payload, seconds, "force")
-            for (key, payload, seconds), answer in zip(results, answers, strict=True)
-            if not isinstance(answer, int) and not self._stays(answer, payload)
-        ]
+        answers = self._call([item.command(how) for item in items])
+        again: dict[int, bytes] = {}
+        for at, (item, answer) in enumerate(zip(items, answers, strict=True)):
+            found = item.found(answer)
+            if found is None:
+                continue
+            if not self._stays(found, item.payload):
+                again[at] = item.command("force")
+            elif isinstance(item, ChordPart):
+                again[at] = item.count()
         if again:
-            self._call(again)
+            for at, answer in zip(again, self._call([*again.values()]), strict=True):
+                answers[at] = answer
+        return answers
 
     def _stays(self, stored: Any, payload: Any) -> bool:
         return stays(self.decode(stored)["status"], self.decode(payload)["status"])
 
     def defer_results(self) -> ResultWriter:
-        """From now on let the results of this process wait for the writer's ``flush()``.
+        """From now on let the results of this process wait for the writer's ``flush()``, which counts members, too.
 
-        Those of members of chords, and states that are not final, are stored at once as before.
+        States that are not final are stored at once as before.
         """
         writer: ResultWriter = self._writer or ResultWriter(self._send_deferred)
         self._writer = writer
         return writer
 
     def _send_deferred(self, batch: Sequence[Deferred]) -> None:
-        self._ensure_retryable(self.ensure, self._store_all, ([item.what for item in batch],))
+        items = [item.what for item in batch]
+        answers = self._ensure_retryable(self.ensure, self._write, (items,))
+        for item, answer in zip(items, answers, strict=True):
+            if isinstance(item, ChordPart):
+                self._after_count(item, answer)
 
     def forget(self, task_id: str) -> None:
         """Remove what is stored of a task."""
@@ -429,68 +431,52 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         def not_stored(text: str) -> BackendStoreError:
             return BackendStoreError(text, task_id=task_id, state=state)
 
-        self._flush_deferred(task_id)
+        result_to_store = Stored(self.get_key_for_task(task_id), payload, self._expires_of(state))
+        part = self._chord_part(request, state, stored, result_to_store)
+        if self._writer is not None:
+            self._writer.add(Deferred(task_id, state, len(payload), part))
+            return
         self._ensure_retryable(
-            self._count_chord_part,
-            request,
-            state,
-            stored,
-            (payload, self._expires_of(state)),
-            fallback_exc=not_stored,
-            fallback_msg="failed to store result on the backend",
+            self._count, part, fallback_exc=not_stored, fallback_msg="failed to store result on the backend"
         )
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, propagate: Any = None, **kwargs: Any) -> None:
         """Count a member that has ended; the last one sends the body."""
         if request.group and request.id:
-            self._count_chord_part(request, state, self.encode_result(result, state))
+            self._count(self._chord_part(request, state, self.encode_result(result, state)))
 
-    def _count_chord_part(self, request: Any, state: str, stored: Any, result: tuple[Any, Any] | None = None) -> None:
-        """Count a member and, with *result* (payload, seconds), store its result in the same step."""
-        group_id, place = request.group, request.group_index
-        place = "+inf" if place is None else place
-        parts, added, size, counted, header, claim = (
-            self.get_key_for_group(group_id, suffix) for suffix in (".j", ".t", ".s", ".d", "", ".c")
-        )
-        member = f"{request.id}:{place}"
-        keys = [parts, added, size, counted, header, claim]
-        arguments = [
-            member,
+    def _chord_part(self, request: Any, state: str, stored: Any, result: Stored | None = None) -> ChordPart:
+        return ChordPart(
+            request,
+            lambda suffix: self.get_key_for_group(request.group, suffix),
             self.encode(chords.packed_part(request.id, state, stored)),
-            "1" if self._chord_zset else "0",
-            place,
-            self.chord_expires or 0,
-            self._chord_result_expires,
-            CLAIM_S,
-            run := f"{member} {uuid()}",
-            BUSY_S,
-        ]
-        if result is not None:
-            key = self.get_key_for_task(request.id)
-            command = pack_script(CHORD_PART, [*keys, key], *arguments, *result, self._how_success_is_known)
-            answer = self.ensure(self._call, ([command],))[0]
-            if answer[0] in (b"ask", "ask"):
-                if self._stays(answer[1], result[0]):
-                    answer = None
-                else:
-                    command = pack_script(CHORD_PART, [*keys, key], *arguments, *result, "force")
-                    answer = self.ensure(self._call, ([command],))[0]
-        else:
-            answer = None
-        count = pack_script(CHORD_PART, keys, *arguments)
-        if answer is None:
-            answer = self.ensure(self._call, ([count],))[0]
+            self._chord_zset,
+            (self.chord_expires or 0, self._chord_result_expires),
+            result,
+        )
+
+    def _count(self, part: ChordPart) -> None:
+        """Count a member and, if it has one, store its result in the same step."""
+        self._after_count(part, self.ensure(self._write, ([part],))[0])
+
+    def _after_count(self, part: ChordPart, answer: Any) -> None:
+        """A member was counted: send the body if it was the last one."""
         while answer[0] in (b"busy", "busy"):
             # The member was given out twice, and its other run is just sending the body, or died doing it.
             time.sleep(BUSY_LOOK_S)
-            answer = self.ensure(self._call, ([count],))[0]
-        if answer[0] in (b"complete", "complete"):
-            body = maybe_signature(request.chord, app=self.app)
-            try:
-                self._send_chord_body(group_id, body, answer[1], answer[2])
-            finally:
-                done = pack_script(CHORD_DONE, [claim, parts, added, size, counted], run, DONE_S)
-                self.ensure(self._call, ([done],))
+            answer = self.ensure(self._call, ([part.count()],))[0]
+        if answer[0] not in (b"complete", "complete"):
+            return
+        request = part.request
+        try:
+            if not part.is_body_sent:
+                body = maybe_signature(request.chord, app=self.app)
+                # It may have ended a moment ago, and is the body's parent all the same.
+                with chords.running(self.app, request):
+                    self._send_chord_body(request.group, body, answer[1], answer[2])
+                part.is_body_sent = True
+        finally:
+            self.ensure(self._call, ([part.done()],))
 
     def _send_chord_body(self, group_id: str, body: Any, header: Any, parts: Sequence[Any]) -> None:
         """All members of a chord have ended: send its body, or end the chord with an error."""

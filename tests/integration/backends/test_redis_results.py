@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import redis
 
 from celery_clone import Celery, states
 from celery_clone.backends.redis import RedisBackend
-from celery_clone.backends.redis.store import BUSY_S, CLAIM_S
+from celery_clone.backends.redis.parts import BUSY_S, CLAIM_S
 from celery_clone.backends.redis.waiting import OVER
 from celery_clone.exceptions import ChordError, TimeoutError
 from celery_clone.execution.context import Context
@@ -517,6 +518,74 @@ def test_a_member_whose_worker_died_before_it_sent_the_body_sends_it_when_it_com
     again.backend.mark_as_done("m0", 5, request=request_of(again, 0, body))
 
     assert sent(again) == [("body", [[5]])]
+
+
+def test_members_that_wait_to_be_stored_are_counted_together(
+    make_app: Callable[..., Celery], body: Any, server: redis.Redis
+) -> None:
+    app = make_app()
+    app.backend.set_chord_size("g", 40)
+    writer = app.backend.defer_results()
+    for at in range(40):
+        app.backend.mark_as_done(f"m{at}", at, request=request_of(app, at, body))
+    assert writer.pending == 40
+    assert sent(app) == []
+    before = server.info("stats")["total_reads_processed"]
+
+    writer.flush()
+
+    # A few reads of the server for all members, one for the end of the chord, and those of this question.
+    assert server.info("stats")["total_reads_processed"] - before < 12
+    assert sent(app) == [("body", [[*range(40)]])]
+    assert app.AsyncResult("m39").get(timeout=5) == 39
+
+
+def test_a_body_is_sent_once_although_the_answer_to_the_last_count_was_lost(
+    make_app: Callable[..., Celery], body: Any
+) -> None:
+    app = make_app(result_backend_transport_options={"retry_policy": {"max_retries": 0}})
+    app.backend.set_chord_size("g", 2)
+    writer = app.backend.defer_results()
+    for at in range(2):
+        app.backend.mark_as_done(f"m{at}", at, request=request_of(app, at, body))
+    call, lost = app.backend._call, iter([1, 3])
+
+    def interrupted(commands: Any, calls: Iterator[int] = itertools.count(1)) -> Any:
+        answers = call(commands)
+        if next(calls) == unlucky[0]:
+            unlucky[:] = [next(lost, 0)]
+            raise redis.ConnectionError("lost behind the answer")
+        return answers
+
+    unlucky = [next(lost)]
+    app.backend._call = interrupted
+    # The count is lost the first time, the word that the body was sent the second.
+    for _ in range(2):
+        with pytest.raises(redis.ConnectionError):
+            writer.flush()
+    writer.flush()
+
+    assert writer.pending == 0
+    assert sent(app) == [("body", [[0, 1]])]
+
+
+def test_the_parent_of_a_body_is_the_member_that_ended_last_although_it_was_counted_later(
+    make_app: Callable[..., Celery], body: Any
+) -> None:
+    app = make_app()
+    app.task(name="member")(lambda: None)
+    app.finalize()
+    app.backend.set_chord_size("g", 2)
+    writer = app.backend.defer_results()
+    for at in range(2):
+        request = request_of(app, at, body, task="member", root_id="root", called_directly=False)
+        app.backend.mark_as_done(f"m{at}", at, request=request)
+    headers: list[Any] = []
+    app.amqp.publisher.publish = lambda message, *_: headers.append(message.headers)
+
+    writer.flush()
+
+    assert [(each["parent_id"], each["root_id"]) for each in headers] == [("m1", "root")]
 
 
 def test_the_claim_of_another_member_is_respected(
