@@ -117,7 +117,10 @@ def maybe_patch_concurrency(
     # The pool's module is loaded at once, so that it meets the patched library and nothing else.
     concurrency = import_module("celery_clone.concurrency")
     if pool in concurrency.get_available_pool_names():
-        concurrency.get_implementation(pool)
+        try:
+            concurrency.get_implementation(pool)
+        except import_module("celery_clone.exceptions").ImproperlyConfigured:
+            pass  # the command says it, as it says what else is wrong with its options
 
 
 def _option_value(argv: Sequence[str], short_opts: Sequence[str], long_opts: Sequence[str]) -> str | None:

@@ -53,6 +53,8 @@ def get_implementation(cls: Any) -> Any:
         else:
             remedy = f"It needs the module {missing!r}: install it (for gevent: celery_clone[gevent])."
         raise ImproperlyConfigured(f"The pool {cls!r} cannot be loaded. {remedy}") from exc
+    except AttributeError as exc:
+        raise ImproperlyConfigured(f"The pool {cls!r} cannot be loaded: {exc}. Name a class that is there.") from exc
 
 
 def get_available_pool_names() -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from celery_clone.exceptions import ImproperlyConfigured
 
 
 def test_the_names_are_celerys():
-    assert {"prefork", "processes", "solo", "threads", "gevent", "eventlet", "custom"} <= {*get_available_pool_names()}
+    assert {"prefork", "processes", "solo", "threads", "asyncio", "gevent", "eventlet", "custom"} <= {*get_available_pool_names()}
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,8 @@ def test_the_old_names_lead_to_the_process_pool():
 
     assert asynpool.AsynPool is ProcessPool
     assert asynpool.PROC_ALIVE_TIMEOUT == 4.0
+
+
+def test_a_class_that_is_not_in_its_module_is_named(monkeypatch):
+    with pytest.raises(ImproperlyConfigured, match="no attribute 'Nope'"):
+        get_implementation("celery_clone.concurrency.solo:Nope")
