@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.made
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ecosystem check lint types layers docs bench servers clean
+.PHONY: help demo test test-ecosystem check lint types layers pages docs bench servers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ test-ecosystem: $(STAMPS)/dev servers ## Flower, django-celery-beat and others f
 test: $(STAMPS)/dev servers check ## Lint, types, layers and all tests; installs what they need
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) $(PYTEST_OPTIONS)
 
-check: lint types layers ## Lint, types, layers
+check: lint types layers pages ## Lint, types, layers, and whether the pages that come from the code are up to date
 
 lint: $(STAMPS)/dev
 	$(BIN)/ruff check --cache-dir .cache/ruff .
@@ -48,6 +48,9 @@ types: $(STAMPS)/dev
 
 layers: $(STAMPS)/dev
 	$(BIN)/python scripts/check_layers.py
+
+pages: $(STAMPS)/dev
+	$(BIN)/python scripts/make_docs.py --check
 
 docs: $(STAMPS)/dev ## Write the pages that come from the code
 	$(BIN)/python scripts/make_docs.py

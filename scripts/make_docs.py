@@ -1,8 +1,8 @@
 """Write the pages that come from the code: ``make docs``.
 
 ``docs/internals/house.md`` from ``.importlinter`` and the first line of each module, ``docs/reference/settings.md``
-from the table in ``celery_clone/app/defaults.py``.  With ``--check`` nothing is written and the exit status says
-whether the pages are as they would be.
+from the table in ``celery_clone/app/defaults.py``, ``docs/reference/cli.md`` from the commands.  With ``--check``
+nothing is written and the exit status says whether the pages are as they would be.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import ast
 import configparser
 import sys
 from pathlib import Path
+
+from cli_page import cli_page
 
 from celery_clone.app.settings import settings_page
 
@@ -67,6 +69,7 @@ def house_page() -> str:
 PAGES = {
     ROOT / "docs" / "internals" / "house.md": house_page,
     ROOT / "docs" / "reference" / "settings.md": settings_page,
+    ROOT / "docs" / "reference" / "cli.md": cli_page,
 }
 
 

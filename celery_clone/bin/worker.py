@@ -321,7 +321,7 @@ def _setting(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     "--health-file",
     metavar="<path>",
     help="File that is there, and young, while the worker is alive; with '.ready' behind its name while it consumes. "
-    "Filled in: %%h, %%n and %%d.",
+    "Filled in: %h, %n and %d.",
 )
 @feature_option(
     "--health-address",
