@@ -207,6 +207,7 @@ class Dispatcher:
         if source is None or source.survives_reconnect:
             return
         self.arrived.clear()
+        self.orphans.lose(self.monotonic())
         self.credit.settled(len(self.handled))
         self.handled.clear()
         back = {*self.pool.recall(), *(flight.seq for flight in self.waiting)}
@@ -242,6 +243,10 @@ class Dispatcher:
         if found is None:
             return False
         flight, how = found
+        if flight is None:
+            consumer_logger.info("Task [%s] was given out again after it was acknowledged: not run twice.", task_id)
+            self._tell_source(delivery.tag, how)
+            return True
         consumer_logger.info("Task %s[%s] was given out again while it ran: not run twice.", flight.name, task_id)
         flight.delivery = delivery
         flight.owed = True
@@ -827,6 +832,8 @@ class Dispatcher:
         if source is None:
             self.unsettled.append((flight.delivery.tag, how))
             return
+        if how is not Settle.REQUEUE and not source.survives_reconnect:
+            self.orphans.settled(flight, how, self.monotonic())
         self._tell_source(flight.delivery.tag, how)
 
     def _tell_source(self, tag: str, how: Settle) -> None:

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,14 +40,16 @@ class RabbitServer:
     With ``management=True`` (the default) virtual hosts can be made and the broker can be asked what it
     holds, both through its HTTP interface. Without it the node starts and above all stops faster, collects
     no statistics, and has the one virtual host ``/``: right for benchmarks and for recovery tests.
+    *rabbit_settings* are keys of the application ``rabbit`` in its configuration.
     """
 
-    def __init__(self, *, management: bool = True) -> None:
+    def __init__(self, *, management: bool = True, rabbit_settings: Mapping[str, int] | None = None) -> None:
         wrapped = program("rabbitmq-server", "rabbitmq-server", "/usr/sbin/rabbitmq-server", UNWRAPPED)
         self._program = UNWRAPPED if Path(UNWRAPPED).exists() else wrapped
         erlang = Path("/usr/lib/erlang")
         self._epmd_program = program("epmd", "rabbitmq-server", *map(str, erlang.glob("*/bin/epmd")))
         self.management = management
+        self._settings = dict(rabbit_settings or {})
         self.port = free_port()
         self.http_port = free_port()
         self.folder = own_folder("rabbitmq")
@@ -212,6 +215,8 @@ class RabbitServer:
         plugins = "[rabbitmq_management]." if self.management else "[]."
         (self.folder / "enabled_plugins").write_text(plugins + "\n")
         (self.folder / "environment.conf").write_text("")
+        pairs = ", ".join(f"{{{name}, {value}}}" for name, value in self._settings.items())
+        (self.folder / "advanced.config").write_text(f"[{{rabbit, [{pairs}]}}].\n")
 
     def _environment(self) -> dict[str, str]:
         folder = str(self.folder)
@@ -228,6 +233,7 @@ class RabbitServer:
             "RABBITMQ_MNESIA_BASE": f"{folder}/mnesia",
             "RABBITMQ_LOG_BASE": f"{folder}/log",
             "RABBITMQ_CONFIG_FILE": f"{folder}/rabbitmq.conf",
+            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{folder}/advanced.config",
             "RABBITMQ_CONF_ENV_FILE": f"{folder}/environment.conf",
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/enabled_plugins",
             # Together these make the script become the Erlang machine instead of guarding it as a child, so

@@ -51,6 +51,10 @@ __all__ = ("Consumer", "Evloop", "dump_body")
 logger = get_logger("celery.worker.consumer.consumer")
 
 CONNECTION_LOST = "consumer: Connection to broker lost. Trying to re-establish the connection..."
+CHANNEL_LOST = (
+    "consumer: The broker closed the channel. Connecting anew; tasks that run go on. If an acknowledgement was "
+    "overdue, raise the consumer_timeout of RabbitMQ, or let long tasks acknowledge early."
+)
 CONNECTION_ERROR = "consumer: Cannot connect to %s: %s.\n%s"
 NEXT_TRY = "Trying again {when}... ({retries}/{max_retries})"
 REFUSED = (
@@ -204,6 +208,8 @@ class Consumer:
         )
         self.dispatcher.limits_off = disable_rate_limits
 
+        #: The last of the connections, counted as :attr:`restart_count`, whose loop has run.
+        self.looped = -1
         self.steps: list[Any] = []
         self.blueprint = self.Blueprint(steps=app.steps["consumer"], on_close=self.on_close)
         self.blueprint.apply(self, **{**(worker_options or {}), **kwargs})
@@ -236,13 +242,13 @@ class Consumer:
             self.restart_count += 1
             if self.hub is not None:
                 # A timer that finds the connection lost must end the loop, not be logged each time.
-                self.hub.propagate_errors = recoverable
+                self.hub.propagate_errors = self.connection_errors + self.channel_errors
             started = self.dispatcher.monotonic()
             try:
                 blueprint.start(self)
             except Exception as exc:
                 distressed = is_distress(exc)
-                if not distressed and not isinstance(exc, recoverable):
+                if not distressed and not isinstance(exc, recoverable) and not self._lost_its_channel(exc):
                     raise
                 at_startup, self.first_connection_attempt = self.first_connection_attempt, False
                 self._check_retrying(exc, at_startup)
@@ -258,6 +264,14 @@ class Consumer:
                     blueprint.restart(self)
                     if distressed:
                         self._wait_out(exc, self.dispatcher.monotonic() - started)
+
+    def _lost_its_channel(self, exc: BaseException) -> bool:
+        """Did RabbitMQ close a channel that was at work, as it does when an acknowledgement is overdue?
+
+        Before the loop runs such an error says that something is set up wrongly, and would come again.
+        """
+        at_work = self.looped == self.restart_count
+        return at_work and isinstance(exc, self.channel_errors) and self.conninfo.transport.driver_type == "amqp"
 
     def _wait_out(self, exc: BaseException, lasted_s: float) -> None:
         """The broker is there and refuses: wait before the next try, longer each time until one lasts."""
@@ -303,7 +317,7 @@ class Consumer:
 
     def on_connection_error_after_connected(self, exc: BaseException) -> None:
         """The connection was lost: this session is over, the books stay."""
-        logger.warning("%s (%r)", CONNECTION_LOST, exc)
+        logger.warning("%s (%r)", CHANNEL_LOST if self._lost_its_channel(exc) else CONNECTION_LOST, exc)
         logger.debug("Connection error: %r", exc, exc_info=exc)
         self._collect_connection()
         if self.app.conf.worker_cancel_long_running_tasks_on_connection_loss:
@@ -710,6 +724,7 @@ class Evloop(bootsteps.StartStopStep):
 
     def start(self, c: Any) -> None:
         self.patch_all(c)
+        c.looped = c.restart_count
         # Now that new ones are heard of: none can fall between.
         c.read_revoked()
         if c.reread_revoked is None:

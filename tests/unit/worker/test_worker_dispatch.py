@@ -267,6 +267,19 @@ def test_a_task_given_up_with_its_connection_runs_again_when_its_message_comes(b
     assert (len(bench.pool.submitted), bench.source.acked) == (2, [])
 
 
+def test_an_acknowledgement_that_may_not_have_arrived_is_sent_again_and_the_task_not_run(bench, late, early):
+    for task, task_id in ((late, "1"), (early, "2")):
+        flight = bench.receive(task, task_id, tag=f"old {task_id}")
+        bench.begin(flight)
+        bench.end(flight)
+    bench.reconnect()
+    for task, task_id in ((late, "1"), (early, "2")):
+        assert bench.receive(task, task_id, tag=f"new {task_id}", redelivered=True) is None
+    assert (len(bench.pool.submitted), bench.source.acked) == (2, ["new 1", "new 2"])
+    # Once only: who sends it a third time wants it run.
+    assert bench.receive(late, "1", tag="third", redelivered=True) is not None
+
+
 def test_the_books_of_lost_connections_are_bounded(app, late):
     bench = Bench(app, prefetch=0)
     bench.dispatcher.orphans.limit = 3
