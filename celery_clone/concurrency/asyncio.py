@@ -44,6 +44,14 @@ HELPERS = 16
 LET_GO_S = 3.0
 """What a cancelled coroutine gets to end; then its place is given to another one."""
 
+LOOK_EVERY_S = 1.0
+HELD_UP_S = 2.0
+"""A loop that does not turn for so long is held up by somebody."""
+
+HELD_UP = (
+    "All coroutines have been waiting for more than %g s: task %s[%s] computes, or calls something that blocks, "
+    "without an await. Use asyncio.to_thread(), or make it a plain function, which runs in a thread."
+)
 LET_GO = (
     "Task %s[%s] was cancelled %g s ago and goes on: it catches CancelledError. Its place is given to others; let the "
     "error through."
@@ -64,6 +72,10 @@ class LoopThread(threading.Thread):
         """How many coroutines it was given."""
         self.running: dict[int, CoroutineRun] = {}
         self.is_retired = False
+        self.is_asked = False
+        """Was it asked to turn, and has not yet?"""
+        self.turned_at = 0.0
+        self.accused: CoroutineRun | None = None
         self._posted: deque[Callable[[], None]] = deque()
 
     def run(self) -> None:
@@ -89,6 +101,10 @@ class LoopThread(threading.Thread):
             self._posted.popleft()
         if self._posted:
             self.loop.call_soon(self._call_posted)
+
+    def turned(self) -> None:
+        """On the loop: it turns."""
+        self.is_asked = False
 
     def retire(self) -> None:
         """End when the last coroutine has ended."""
@@ -323,6 +339,7 @@ class TaskPool(ThreadPool):
         self._home: LoopThread | None = None
         self._homes: list[LoopThread] = []
         self._kinds: dict[str, bool] = {}
+        self._look: Any = None
         self.helpers: Crew
 
     @property
@@ -386,6 +403,30 @@ class TaskPool(ThreadPool):
         for home in homes:
             home.join(LET_GO_S)
         self._alarms.stop()
+
+    def watch(self, hub: Any) -> None:
+        """Have *hub* tell the reports, and look after the loop."""
+        super().watch(hub)
+        self._look = hub.call_repeatedly(LOOK_EVERY_S, self._look_after)
+
+    def unwatch(self, hub: Any) -> None:
+        """Take back what :meth:`watch` registered."""
+        super().unwatch(hub)
+        look, self._look = self._look, None
+        if look is not None:
+            look.cancel()
+
+    def _look_after(self) -> None:
+        """Say which task keeps a loop from turning."""
+        for home in self._homes:
+            if home.running and not home.is_asked:
+                home.is_asked, home.turned_at = True, time.monotonic()
+                home.post(home.turned)
+            elif home.is_asked and time.monotonic() - home.turned_at >= HELD_UP_S:
+                busy = next((run for run in [*home.running.values()] if run.body and run.body.is_stepping), None)
+                if busy is not None and busy is not home.accused:
+                    home.accused = busy
+                    logger.warning(HELD_UP, HELD_UP_S, busy.job.task, busy.call.id)
 
     def restart(self) -> None:
         """Give the next coroutines a new loop; the old one ends with the last that runs on it."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from celery_clone import signals
 from celery_clone.message.frames import Job
 
-from .alarms import AlarmClock
+from .alarms import AlarmClock, ThreadAlarms
 from .base import BasePool, apply_target
 
 __all__ = ("TaskPool",)
@@ -35,24 +35,34 @@ class TaskPool(BasePool):
         self.on_apply = apply_target  # type: ignore[method-assign]
         self.limit = 1
         self._clock = AlarmClock()
+        self._alarms = ThreadAlarms()
         self._soft: dict[int, float] = {}
         _, hostname = self.options.get("initargs") or (None, None)
         signals.worker_process_init.send(sender=hostname)
 
     def _start_job(self, job: Job, soft: float | None, hard: float | None) -> None:
-        if soft and self._clock.works_here():
+        if soft:
             self._soft[job.seq] = soft
         super()._start_job(job, soft, hard)
 
     def _on_begun(self, job: Job) -> None:
         super()._on_begun(job)
         soft = self._soft.get(job.seq)
-        if soft:
+        if soft and self._clock.works_here():
             self._clock.arm(soft, lambda: self._on_overtime(job.seq, True, soft))
+        elif soft:
+            # A worker that was embedded in a thread.
+            self._alarms.arm(job.seq, soft, lambda: self._on_overtime(job.seq, True, soft))
 
     def _on_end(self, job: Job) -> None:
-        self._clock.disarm()
-        self._soft.pop(job.seq, None)
+        if self._soft.pop(job.seq, None):
+            self._clock.disarm()
+            self._alarms.disarm(job.seq)
+
+    def unbind(self) -> None:
+        """End the alarms, too."""
+        super().unbind()
+        self._alarms.stop()
 
     def _get_info(self) -> dict[str, Any]:
         return {

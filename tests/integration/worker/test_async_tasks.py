@@ -80,6 +80,11 @@ async def stubborn():
             pass
 
 @app.task
+async def compute(seconds):
+    time.sleep(seconds)
+    return seconds
+
+@app.task
 async def fail():
     await asyncio.sleep(0)
     raise KeyError("no such thing")
@@ -272,6 +277,13 @@ def test_what_catches_its_cancellation_is_let_go_of(crowd: Any) -> None:
     with pytest.raises(TimeLimitExceeded):
         result.get(timeout=5)
     crowd.worker.wait_for_log("it catches CancelledError", timeout=10)
+
+
+def test_what_holds_up_the_loop_is_named(crowd: Any) -> None:
+    result = crowd.compute.delay(4)
+
+    crowd.worker.wait_for_log(f"{result.id}.*without", timeout=10)
+    assert result.get(timeout=10) == 4
 
 
 def test_a_warm_end_waits_for_coroutines_and_a_cold_one_gives_them_back(
