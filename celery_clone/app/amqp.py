@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, cast
 
 from kombu import Connection, Consumer, Exchange, Producer, Queue, pools, serialization
-from kombu.common import oid_from
+from kombu.common import Broadcast, oid_from
 from kombu.exceptions import LimitExceeded, OperationalError
 
 from celery_clone import signals
@@ -480,6 +480,19 @@ class AMQP:
             else:
                 batch.afterwards.append(announce)
 
+    def _bound_to(self, exchange: Any) -> tuple[Any, ...] | None:
+        """The app's queues that hang on an exchange a call names itself; ``None`` if there are none.
+
+        Declared with the call, they let brokers that keep no exchanges of their own find the way, too.
+        """
+        name = getattr(exchange, "name", exchange)
+        found = [
+            queue
+            for queue in self.queues.values()
+            if queue.exchange is not None and queue.exchange.name == name and not isinstance(queue, Broadcast)
+        ]
+        return tuple(found) or None
+
     def _way(
         self,
         queue: Any,
@@ -500,6 +513,8 @@ class AMQP:
         if delivery_mode is None:
             queue_exchange = getattr(queue, "exchange", None)
             delivery_mode = getattr(queue_exchange, "delivery_mode", None) or defaults.delivery_mode
+        if declare is None and exchange:
+            declare = self._bound_to(exchange)
         to, queue_name = destination(queue, exchange, routing_key, exchange_type, declare, defaults)
         extra = {"delivery_mode": delivery_mode}
         if timeout is not None:

@@ -112,8 +112,21 @@ def destination(
             routing_key or (queue.routing_key if queue is not None else None) or defaults.routing_key
         )
     if declare is None:
-        declare = (queue,) if queue is not None and not isinstance(queue, Broadcast) else ()
+        declare = declared_with(queue)
     return Destination(exchange, routing_key or "", tuple(declare), exchange_type), queue_name
+
+
+def declared_with(queue: Any) -> tuple[Any, ...]:
+    """What must be there before a message is sent to *queue*.
+
+    Of a broadcast only the exchange: each worker has a queue of its own.  Without it a broker that keeps no
+    exchanges, such as Redis, would not know that a copy goes to everybody.
+    """
+    if queue is None:
+        return ()
+    if not isinstance(queue, Broadcast):
+        return (queue,)
+    return () if queue.exchange is None else (queue.exchange,)
 
 
 UNKNOWN_TRANSPORT = (

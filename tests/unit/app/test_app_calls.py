@@ -39,7 +39,7 @@ def test_the_address_of_a_call(queue, exchange, key, expected):
 
 def test_a_broadcast_queue_is_not_declared_by_the_sender():
     to, _ = destination(Broadcast("all"), None, None, None, None, DEFAULTS)
-    assert to.declare == ()
+    assert to.declare == (Broadcast("all").exchange,)
 
 
 @pytest.mark.parametrize(
