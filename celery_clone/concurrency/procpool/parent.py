@@ -68,6 +68,9 @@ YOUNG = 1.0
 START_DELAYS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds to wait before children are started again, by the number of failed starts in a row."""
 
+MOST_PATIENCE = 16
+"""How much longer than ``start_timeout`` a child may take at most, after failed starts: each doubles it."""
+
 HOPELESS = 5
 """After so many failed starts in a row a pool that is being stopped gives up what nobody has begun."""
 
@@ -484,7 +487,9 @@ class ProcessPool:
         self._members[member.key] = member
         self._selector.register(member.reports, EVENT_READ, member)
         if self.start_timeout:
-            self._later(self.start_timeout, partial(self._check_started, member))
+            # A machine too busy for a start in time is none the less busy for starting again and again.
+            patience = self.start_timeout * min(2**self._start_failures, MOST_PATIENCE)
+            self._later(patience, partial(self._check_started, member, patience))
 
     def _left_behind(self, newcomer: Member) -> Iterator[Closable]:
         """What a forked child closes: the parent's ends, and the ways to its siblings."""
@@ -496,9 +501,9 @@ class ProcessPool:
         if self._inherited is not None:
             yield from self._inherited()
 
-    def _check_started(self, member: Member) -> None:
+    def _check_started(self, member: Member, patience: float) -> None:
         if member.key in self._members and not member.slot.ready:
-            logger.error(NOT_READY, member.name, self.start_timeout)
+            logger.error(NOT_READY, member.name, patience)
             member.signal(signal.SIGKILL)
 
     def _on_start_failure(self, status: str) -> None:

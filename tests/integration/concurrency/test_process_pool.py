@@ -451,6 +451,14 @@ def test_a_child_that_does_not_come_up_in_time_is_killed(bench, caplog):
     assert "Timed out waiting for UP message" in caplog.text
 
 
+def test_a_child_gets_more_time_to_come_up_after_each_one_that_had_too_little(bench, caplog):
+    one = bench(1, plan=Plan(initializer=time.sleep, initargs=(1.0,)), start_timeout=0.2)
+    (seq,) = one.submit("echo:x")
+    one.ended([seq])
+    killed = [text.partition("ready after ")[2].partition(" and")[0] for text in caplog.messages if "UP message" in text]
+    assert killed[:2] == ["0.2 s", "0.4 s"]
+
+
 def test_children_have_the_names_and_places_celery_gives_them(bench):
     one = bench(2)
     one.all_up()
