@@ -15,6 +15,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from decimal import Decimal
 from struct import Struct
+from types import BuiltinFunctionType
 from typing import Any, NamedTuple
 
 from amqp.exceptions import FrameSyntaxError, RecoverableConnectionError
@@ -155,6 +156,7 @@ def can_pump(connection: Any) -> bool:
     transport = connection.transport
     return (
         hasattr(socket, "MSG_DONTWAIT")
+        and isinstance(os.read, BuiltinFunctionType)  # that of eventlet waits although nothing is there
         and type(transport.sock) is socket.socket
         and isinstance(getattr(transport, "_read_buffer", None), bytes)
     )

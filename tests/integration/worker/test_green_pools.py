@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from celery_clone.exceptions import TaskRevokedError, TimeLimitExceeded, WorkerLostError
-from tests.support.brokers import load_project
+from tests.support.brokers import EACH, Arena, load_project, open_arena, start_server
 from tests.support.servers import is_ci
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
@@ -20,7 +21,7 @@ import os, time
 from celery_clone import Celery
 from celery_clone.exceptions import SoftTimeLimitExceeded
 
-app = Celery("green", broker=os.environ["BROKER"], backend=os.environ["BROKER"], set_as_current=False)
+app = Celery("green", broker=os.environ["BROKER"], backend=os.environ["RESULTS"], set_as_current=False)
 
 @app.task
 def nap(seconds):
@@ -54,15 +55,19 @@ def pool(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module", params=["redis", "sqlite"])
+@pytest.fixture(scope="module", params=EACH)
 def project(request: pytest.FixtureRequest, pool: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The tasks, with a worker that has the pool."""
     folder = tmp_path_factory.mktemp("green")
-    if request.param == "redis":
-        url = request.getfixturevalue("redis_server").new_database_url()
-    else:
-        url = f"sqlite:///{folder}/broker.db"
-    environment = {"BROKER": url}
+    start_server(request.param, request.getfixturevalue)
+    with open_arena(request.param, request.getfixturevalue, folder) as arena:
+        yield from running(arena, pool, folder)
+
+
+def running(arena: Arena, pool: str, folder: Path) -> Iterator[Any]:
+    """The tasks, while their worker runs."""
+    results = f"sqlite:///{folder}/results.db" if arena.name == "amqp" else arena.results
+    environment = {**arena.environment, "RESULTS": results}
     path = folder / "greens.py"
     path.write_text(PROJECT)
     module = load_project(path, environment)
