@@ -22,6 +22,9 @@ __all__ = ("asynloop", "synloop")
 logger = get_logger("celery.worker.loops")
 
 
+LISTEN_S = 5.0
+"""How often it is looked whether the broker has said something."""
+
 REOPEN_S = 1.0
 """How long a worker that ends waits before it tries again to reach a broker that it lost."""
 
@@ -29,9 +32,42 @@ REOPEN_S = 1.0
 def check_heartbeat(connection: Any, hub: Any, heartbeat: Any, rate: float) -> Any:
     """Have the hub send and check AMQP heartbeats *rate* times in each interval; the timer, to be cancelled."""
     if heartbeat and getattr(connection, "supports_heartbeats", False):
-        interval = max(1.0, heartbeat / max(rate, 1.0))
-        return hub.call_repeatedly(interval, connection.heartbeat_check, rate)
+        silence = Silence(connection.connection)
+        interval = min(LISTEN_S, max(1.0, heartbeat / max(rate, 1.0)))
+
+        def check() -> None:
+            connection.heartbeat_check(rate)
+            silence.check(time.monotonic())
+
+        return hub.call_repeatedly(interval, check)
     return None
+
+
+class Silence:
+    """Notices that an AMQP broker says nothing any more, sooner than by two missed heartbeats.
+
+    It sends one each half of the interval.  A loop that stood still, as it does while the solo pool runs a task, has
+    not listened, and may conclude nothing from that.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.limit_s = max(4.0, 0.75 * float(getattr(connection, "heartbeat", 0) or 0))
+        self._received = -1
+        self._since = self._looked_at = 0.0
+
+    def check(self, now: float) -> None:
+        """To be called every few seconds.
+
+        Raises:
+            ConnectionAbortedError: nothing has come for too long.
+        """
+        received, listened = self.connection.bytes_recv, now - self._looked_at < 3 * LISTEN_S
+        self._looked_at = now
+        if received != self._received or not listened:
+            self._received, self._since = received, now
+        elif self.limit_s < now - self._since and self.connection.heartbeat:
+            raise ConnectionAbortedError(f"Nothing came from the broker for {now - self._since:.0f} s.")
 
 
 def pulse(obj: Any, heartbeat: Any, rate: float) -> Callable[[], None]:
