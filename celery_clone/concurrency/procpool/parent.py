@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.common import human_status
 from billiard.pool import EX_OK, EX_RECYCLE
 
+from celery_clone import signals
 from celery_clone.message.frames import TELL_BEGIN, Began, Job, Lost, Overtime, Report, Unfit
 from celery_clone.utils.log import get_logger
 
@@ -472,6 +473,7 @@ class ProcessPool:
                 self._on_start_failure(str(exc))
 
     def _spawn(self) -> None:
+        signals.worker_before_create_process.send(sender=self)
         taken = {member.index for member in self._members.values()}
         index = next(number for number in range(len(taken) + 1) if number not in taken)
         self._next_key += 1
