@@ -99,6 +99,8 @@ PIDFILE_MODE = 0o644
 PIDLOCKED = """ERROR: Pidfile ({0}) already exists.
 Seems we're already running? (pid: {1})"""
 
+PID_UNREADABLE = "ERROR: Pidfile ({0}) cannot be read: {1}. Remove it, or name another with --pidfile."
+
 ROOT_DISALLOWED = """\
 Running a worker with superuser privileges when the
 worker accepts messages serialized with pickle is a very bad idea!
@@ -331,7 +333,7 @@ def create_pidlock(pidfile: str | os.PathLike[str]) -> Pidfile:
     """Write a pid file that is removed when this process exits.
 
     Ends the program with :data:`EX_CANTCREAT` if the process named in an
-    existing file still runs.
+    existing file still runs, or the file cannot be read.
     """
     lock = _create_pidlock(pidfile)
     atexit.register(lock.release)
@@ -340,10 +342,14 @@ def create_pidlock(pidfile: str | os.PathLike[str]) -> Pidfile:
 
 def _create_pidlock(pidfile: str | os.PathLike[str]) -> Pidfile:
     lock = Pidfile(pidfile)
-    if lock.is_locked() and not lock.remove_if_stale():
-        print(PIDLOCKED.format(pidfile, lock.read_pid()), file=sys.stderr)
-        raise SystemExit(EX_CANTCREAT)
-    return lock.acquire()
+    try:
+        if not lock.is_locked() or lock.remove_if_stale():
+            return lock.acquire()
+        problem = PIDLOCKED.format(pidfile, lock.read_pid())
+    except OSError as error:
+        problem = PID_UNREADABLE.format(pidfile, error.strerror)
+    print(problem, file=sys.stderr)
+    raise SystemExit(EX_CANTCREAT)
 
 
 # -- file descriptors ------------------------------------------------------

@@ -79,6 +79,7 @@ DETACHED_PID = "CELERY_DETACHED_PID"
 NOT_UP = "The worker wrote no pid file ({pidfile}) within {seconds:g} seconds. See its log file, {logfile}."
 NO_FOLDER = "Cannot make the folder {folder} for {file}: {reason}. Choose another with --pidfile and --logfile."
 NOT_EXECUTABLE = "Cannot run {program!r}: {reason}. Name the Python to use with --executable."
+NOT_OURS = "the pid file is stale, its number is another program's now"
 NO_NODE = "There is no node {asked!r} for the options {options}.{hint} The nodes are {known}."
 NEEDS_VALUE = "The option {option} names a file. Write it in one word: {option}=FILE."
 INDEX_FROM_ONE = "Nodes are counted from 1: there is no node {asked!r} for the options {options}."
@@ -345,7 +346,7 @@ class Node:
     def alive(self) -> bool:
         """Does its process run?"""
         pid = self.pid
-        return bool(pid) and is_running(pid or 0)
+        return bool(pid) and is_running(pid or 0) and is_perhaps_celery(pid or 0)
 
     def send(self, sig: int, on_error: Callback | None = None) -> bool | None:
         """Send a process signal; ``None`` if there is no process known, false if there is none of that id."""
@@ -358,6 +359,8 @@ class Node:
             os.kill(pid, 0)
             if not is_running(pid):  # a zombie takes signals, too
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+            if not is_perhaps_celery(pid):
+                raise ProcessLookupError(errno.ESRCH, NOT_OURS)
             os.kill(pid, sig)
         except (ProcessLookupError, PermissionError) as error:
             self.problem = error.strerror

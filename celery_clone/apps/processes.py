@@ -35,7 +35,14 @@ def was_started_with(pid: int, variable: str, value: str) -> bool:
 
 def is_perhaps_celery(pid: int) -> bool:
     """May this process be one of Celery's?  If not, its id was used again; its command line is for all to read."""
+    process = PROCESSES / str(pid)
     try:
-        return b"celery" in (PROCESSES / str(pid) / "cmdline").read_bytes()
+        if b"celery" in (process / "cmdline").read_bytes().lower():
+            return True
     except OSError:
         return True
+    try:
+        # A project may start its workers by a program of any name.
+        return b"CELERY_" in (process / "environ").read_bytes()
+    except OSError:  # another user's
+        return False

@@ -164,7 +164,7 @@ def _highlighted(text: str) -> str:
     lexer = import_module("pygments.lexers").JsonLexer()
     formatter = import_module("pygments.formatters").Terminal256Formatter()
     painted: str = pygments.highlight(text, lexer, formatter)
-    return painted
+    return painted.rstrip("\n")
 
 
 def explained(error: BaseException) -> tuple[str, int] | None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 from kombu.utils.json import dumps
 
 from celery_clone.exceptions import CeleryCommandException
@@ -81,6 +82,16 @@ def list_option(kind: str) -> Callable[[Any], Any]:
         callback=show,
         help=f"List available {kind} commands and exit.",
     )
+
+
+def command_argument(kind: str) -> Callable[[Any], Any]:
+    """The argument that names a command of a kind; shells complete it."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        known = commands_of_type(kind).items()
+        return [CompletionItem(name, help=meta.help) for name, meta in known if name.startswith(incomplete)]
+
+    return click.argument("command", shell_complete=complete)
 
 
 def compiled_arguments(kind: str, command: str, words: Sequence[str]) -> dict[str, Any]:
@@ -156,7 +167,7 @@ def status(ctx: click.Context, timeout: float, destination: Sequence[str] | None
 
 
 @click.command(cls=CeleryCommand, context_settings={"allow_extra_args": True})
-@click.argument("command")
+@command_argument("inspect")
 @list_option("inspect")
 @remote_options
 @click.pass_context
@@ -184,7 +195,7 @@ def inspect(
 
 
 @click.command(cls=CeleryCommand, context_settings={"allow_extra_args": True})
-@click.argument("command")
+@command_argument("control")
 @list_option("control")
 @remote_options
 @click.pass_context

@@ -321,6 +321,15 @@ def test_a_daemon_whose_pid_file_is_taken_does_not_start(tmp_path, stay_here):
     assert pidfile.exists()
 
 
+def test_a_pid_file_that_cannot_be_read_is_named_in_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        create_pidlock(tmp_path)
+    assert ended.value.code == platforms.EX_CANTCREAT
+    said = capsys.readouterr().err
+    assert f"Pidfile ({tmp_path}) cannot be read: Is a directory." in said
+    assert said.count("\n") == 1
+
+
 def test_a_daemon_leaves_its_pid_file_to_the_program(tmp_path, stay_here):
     with detached(pidfile=str(tmp_path / "free.pid"), workdir=str(tmp_path), fake=True):
         assert not (tmp_path / "free.pid").exists()

@@ -172,6 +172,7 @@ def kills(monkeypatch):
 
     monkeypatch.setattr(os, "kill", kill)
     monkeypatch.setattr(multi, "is_running", lambda pid: pid == 11)
+    monkeypatch.setattr(multi, "is_perhaps_celery", lambda pid: True)
     return sent
 
 
@@ -206,6 +207,15 @@ def test_a_signal_that_cannot_be_sent_is_told(node, kills, monkeypatch, pid, wha
     assert dead == [node]
     assert node.refused is refused
     assert kills == []
+
+
+def test_what_took_the_id_of_a_worker_that_is_gone_is_not_signalled(node, kills, monkeypatch):
+    monkeypatch.setattr(multi, "is_perhaps_celery", lambda pid: False)
+    node.write("11\n")
+    assert node.send(signal.SIGTERM) is False
+    assert not node.alive()
+    assert kills == []
+    assert "another program's" in node.problem
 
 
 def test_a_node_that_runs_is_not_started_again(node, kills):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from celery_clone import Celery
@@ -145,3 +146,13 @@ def test_the_commands_can_be_listed(workers, command, kind):
     assert given.exit_code == 0
     assert given.output.startswith(f"{kind.capitalize()} Commands:\n")
     assert all(f"\n  {name}" in given.output for name in commands_of_type(kind))
+
+
+@pytest.mark.parametrize(
+    ("command", "begun", "completed"),
+    [(inspect, "act", ["active", "active_queues"]), (control, "pool_g", ["pool_grow"])],
+)
+def test_a_shell_completes_the_commands_of_workers(command, begun, completed):
+    words = ShellComplete(command, {}, "celery", "_CELERY_COMPLETE").get_completions([], begun)
+    assert [word.value for word in words] == completed
+    assert all(word.help for word in words)
