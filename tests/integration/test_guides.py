@@ -102,7 +102,7 @@ def test_the_examples_of_a_guide_say_what_happens(guide: Path, worker: WorkerPro
     tried, wrong = run(guide.read_text(), guide.name)
 
     assert not wrong, "".join(wrong) + worker.log()
-    assert tried
+    assert tried or not any(block.language in ("python", "pycon") for block in blocks_of(guide.read_text()))
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
