@@ -7,6 +7,7 @@ import getpass
 import plistlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,25 @@ def service(tmp_path, sqlite_url):
 
     yield service
     service("celeryd", "kill")
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
+@pytest.mark.parametrize("unit", ["celery.service", "celery@w1.service", "celerybeat.service"])
+def test_units_are_understood_by_systemd(unit, tmp_path):
+    name, at, _ = unit.partition("@")
+    (tmp_path / unit).write_text((EXTRA / "systemd" / (f"{name}@.service" if at else unit)).read_text())
+
+    looked = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / unit)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    # Other units of this machine may have faults of their own.
+    said = [line for line in (looked.stdout + looked.stderr).splitlines() if unit.partition(".")[0] in line]
+    assert not said, said
 
 
 def test_workers_are_a_service(service, tmp_path):
