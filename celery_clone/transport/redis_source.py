@@ -92,6 +92,8 @@ class RedisSource:
         options = connection.transport_options or {}
         self.connection = connection
         self.channel = connection.channel()
+        # A channel whose connection is gone has none, and there may be something to say still.
+        self._pool = self.channel.pool
         self.layout = Layout.of_channel(self.channel)
         # Within the visibility timeout, or workers that know kombu's rule alone would take what is renewed too late.
         self.lease_s = float(lease_s or options.get("lease") or min(LEASE_S, self.layout.visibility_s or LEASE_S))
@@ -491,11 +493,12 @@ class RedisSource:
         except (RedisError, OSError) as exc:
             # A later source sends it, or the leases run out: nothing is lost, some work may be repeated.
             logger.warning("Could not send the last acknowledgements to Redis: %r", exc)
-        self._closed = self._quiet = True
-        self._bell.close()
-        client, self._redis = self._redis, None
-        if client is not None:
-            client.disconnect()
+        finally:
+            self._closed = self._quiet = True
+            self._bell.close()
+            client, self._redis = self._redis, None
+            if client is not None:
+                client.disconnect()
         try:
             self.channel.close()
         except self.connection.connection_errors:
@@ -505,7 +508,7 @@ class RedisSource:
 
     def _connect(self, **changes: Any) -> Any:
         """A connection with the credentials, TLS and sentinels that kombu set up."""
-        pool = self.channel.pool
+        pool = self._pool
         client = pool.connection_class(**{**pool.connection_kwargs, **self._timeouts, **changes})
         client.connect()
         return client
