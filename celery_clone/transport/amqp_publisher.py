@@ -7,7 +7,9 @@ that no queue takes, or that the broker refuses, is an error here instead of bei
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +51,29 @@ class Unroutable(OperationalError):
         )
 
 
+publishers: weakref.WeakSet[AmqpPublisher] = weakref.WeakSet()
+"""Those of this process."""
+
+
+def leave_connections_to_the_parent() -> None:
+    """In a forked child: let go of the copies of sockets.
+
+    kombu closes the connections of its pools in every child of multiprocessing.  For AMQP that shuts the
+    connection down, also for the parent, who may be waiting for the confirmation of a message.
+    """
+    for publisher in list(publishers):
+        connections = publisher.pool.connections
+        for each in (*connections._dirty, *connections._resource.queue):
+            # Not the property without the underscore: that one connects.
+            transport = getattr(getattr(each, "_connection", None), "_transport", None)
+            socket = getattr(transport, "sock", None)
+            if socket is not None and socket.fileno() != -1:
+                os.close(socket.detach())
+
+
+os.register_at_fork(after_in_child=leave_connections_to_the_parent)
+
+
 class Returned(threading.local):
     """What the broker gave back to this thread while it published: ``(exchange, routing key)``."""
 
@@ -61,6 +86,7 @@ class AmqpPublisher(KombuPublisher):
 
     def prepare_template(self, connection: Any) -> None:
         """Confirm by default."""
+        publishers.add(self)
         self._returned = Returned()
         connection.transport_options.setdefault("confirm_publish", True)
         self.confirms = bool(connection.transport_options["confirm_publish"])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from billiard import Process
 from kombu import Connection, Exchange, Queue
 from kombu.exceptions import OperationalError
 from kombu.pools import ProducerPool
@@ -248,3 +249,19 @@ def test_a_forked_child_leaves_the_connections_of_its_parent_alone(desk: Desk) -
 
     assert status == 0
     assert desk.count() == 7
+
+
+def test_a_forked_child_leaves_the_connection_of_its_parent_alone(desk: Desk) -> None:
+    """kombu shuts it down in every child of billiard, and the parent would send its next message twice."""
+    desk.publisher.publish(call("1"), TO, QUICK)
+    (used,) = [each for each in desk.pool.connections._resource.queue if getattr(each, "_connection", None)]
+    before = used.connection
+
+    child = Process(target=int)
+    child.start()
+    child.join()
+    desk.publisher.publish(call("2"), TO, QUICK)
+
+    assert child.exitcode == 0
+    assert used._connection is before and before.connected
+    assert desk.count() == 2
