@@ -6,7 +6,8 @@ other packages.  It sends nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from functools import total_ordering
 from typing import Any, NamedTuple
 
@@ -154,3 +155,23 @@ class ScheduleEntry:
 
 
 EDITABLE = ("task", "args", "kwargs", "options", "schedule")
+
+
+def fault_of(given: Any) -> str | None:
+    """What is wrong with the description of an entry, if anything is."""
+    if not isinstance(given, (Mapping, ScheduleEntry)):
+        return f"it is {given!r}. Write a mapping with at least 'task' and 'schedule'."
+    described = dict(given)
+    if not described.get("task"):
+        return "it names no task. Give the task's name as 'task'."
+    schedule = described.get("schedule")
+    if schedule is None:
+        return "it has no schedule. Give seconds, a timedelta, a crontab or another schedule as 'schedule'."
+    if isinstance(schedule, str):
+        return (
+            f"its schedule is the text {schedule!r}. Write crontab.from_string({schedule!r}), or a number of seconds."
+        )
+    seconds = schedule.total_seconds() if isinstance(schedule, timedelta) else schedule
+    if isinstance(seconds, (int, float)) and seconds <= 0:
+        return f"its schedule is {schedule!r}. Give more than nothing, or beat does nothing but send it."
+    return None

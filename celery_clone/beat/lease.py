@@ -281,7 +281,9 @@ def schedule_names(app: Any, scheduler_cls: Any) -> tuple[str, str]:
     if given:
         return f"celery.beat.{given}", f"celery.beat.{given}.runs"
     main = f"celery.beat.{app.main or 'celery'}"
-    entries = {str(name): contents({**dict(entry)}) for name, entry in conf.beat_schedule.items()}
+    # What is no entry is refused by the scheduler.
+    described = {str(name): entry for name, entry in conf.beat_schedule.items() if not isinstance(entry, str)}
+    entries = {name: contents({**dict(entry)}) for name, entry in described.items()}
     cls = scheduler_cls if isinstance(scheduler_cls, str) else qualname(scheduler_cls)
     return f"{main}.{digest([conf.task_default_queue, cls, entries])}", f"{main}.{conf.task_default_queue}.runs"
 

@@ -23,8 +23,9 @@ from kombu.common import ignore_errors
 from kombu.exceptions import OperationalError
 from kombu.utils.functional import maybe_evaluate
 
-from celery_clone.beat.entries import ScheduleEntry, called, event_t
+from celery_clone.beat.entries import ScheduleEntry, called, event_t, fault_of
 from celery_clone.beat.lease import FencedProducer, Lease, RunRefused, remember
+from celery_clone.exceptions import ImproperlyConfigured
 from celery_clone.schedules import crontab
 from celery_clone.utils.functional import is_numeric_value
 from celery_clone.utils.log import get_logger
@@ -163,7 +164,21 @@ class Scheduler:
         if isinstance(entry, self.Entry):
             entry.app = self.app
             return entry
-        return self.Entry(**{**entry, "name": name, "app": self.app})
+        return self._made(name, entry)
+
+    def _made(self, name: str, given: Any) -> Any:
+        """The entry that is described so.
+
+        Raises:
+            ImproperlyConfigured: it could never be sent.
+        """
+        fault = fault_of(given)
+        if fault is None:
+            try:
+                return self.Entry(**{**dict(given), "name": name, "app": self.app})
+            except TypeError as exc:
+                fault = f"{exc}. Known are task, schedule, args, kwargs, options and relative."
+        raise ImproperlyConfigured(f"The entry {name!r} of beat_schedule is wrong: {fault}")
 
     def update_from_dict(self, dict_: Mapping[str, Any]) -> None:
         """Add entries, given as such or as mappings."""
@@ -175,7 +190,7 @@ class Scheduler:
         for name in [name for name in schedule if name not in b]:
             schedule.pop(name, None)
         for name, given in b.items():
-            entry = self.Entry(**{**dict(given), "name": name, "app": self.app})
+            entry = self._made(name, given)
             known = schedule.get(name)
             if known:
                 known.update(entry)

@@ -23,6 +23,7 @@ from celery_clone.beat import (
     Service,
     beat_nodename,
 )
+from celery_clone.exceptions import ImproperlyConfigured
 from celery_clone.schedules import crontab, schedule
 
 START = datetime(2026, 3, 4, 12, 0, 0, tzinfo=timezone.utc)
@@ -95,6 +96,28 @@ def run(scheduler, clock, seconds):
                 clock.time = end
                 return pauses
             clock.pass_(max(pause, 0.001))
+
+
+# -- entries that are wrong
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"task": "t", "schedule": "*/5 * * * *"}, r"Write crontab.from_string\('\*/5 \* \* \* \*'\)"),
+        ({"task": "t"}, "has no schedule"),
+        ({"schedule": 1.0}, "names no task"),
+        ({"task": "t", "schedule": 1.0, "arg": (1,)}, "'arg'.*Known are task"),
+        ({"task": "t", "schedule": -1}, "Give more than nothing"),
+        ({"task": "t", "schedule": timedelta(0)}, "Give more than nothing"),
+        ("t", "Write a mapping"),
+    ],
+)
+def test_an_entry_that_could_never_be_sent_is_refused_by_its_name(app, given, fault):
+    app.conf.beat_schedule = {"mine": given}
+
+    with pytest.raises(ImproperlyConfigured, match=f"entry 'mine' of beat_schedule is wrong: .*{fault}"):
+        Scheduler(app)
 
 
 # -- a clock that is set
