@@ -40,7 +40,7 @@ from celery_clone.transport.redis_layout import (
 )
 from celery_clone.transport.redis_leases import LEASE_S, Held, Keeper
 from celery_clone.transport.redis_wakeup import POLL_S, Bell
-from celery_clone.transport.waits import CLOSING_TIMEOUT_S, REPLY_TIMEOUT_S
+from celery_clone.transport.waits import CLOSING_TIMEOUT_S, REDIS_REPLY_TIMEOUT_S, bound_waits
 from celery_clone.utils.log import get_logger
 
 if TYPE_CHECKING:
@@ -103,10 +103,10 @@ class RedisSource:
         self.held: Held = previous.held if previous is not None else Held()
         self._clock = time.monotonic
         self._timeouts = {
-            "socket_timeout": self.channel.socket_timeout or REPLY_TIMEOUT_S,
+            "socket_timeout": self.channel.socket_timeout or REDIS_REPLY_TIMEOUT_S,
             "socket_connect_timeout": self.channel.socket_connect_timeout
             or connection.connect_timeout
-            or REPLY_TIMEOUT_S,
+            or REDIS_REPLY_TIMEOUT_S,
         }
         self._bell = Bell(lambda: self._connect(protocol=3))
         self._redis: Any = None
@@ -473,9 +473,14 @@ class RedisSource:
     # -- the end --------------------------------------------------------------------------------------
 
     def quiet(self) -> None:
-        """Claim nothing more."""
+        """Claim nothing more.  The worker ends: from now on it waits for no answer for long."""
         self._quiet = True
         self._bell.close()
+        self._timeouts = {name: min(seconds, CLOSING_TIMEOUT_S) for name, seconds in self._timeouts.items()}
+        client, self._redis = self._redis, None
+        if client is not None:
+            client.disconnect()
+        bound_waits(self.connection, CLOSING_TIMEOUT_S)
         for consumer_tag in self._broadcasts.values():
             self.channel.basic_cancel(consumer_tag)
         self._broadcasts = {}

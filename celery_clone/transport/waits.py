@@ -17,6 +17,9 @@ __all__ = ("CLOSING_TIMEOUT_S", "REPLY_TIMEOUT_S", "bound_waits", "expect_nothin
 REPLY_TIMEOUT_S = 15.0
 """How long a broker may take to answer before the connection counts as broken."""
 
+REDIS_REPLY_TIMEOUT_S = 5.0
+"""The same for Redis, which does nothing that takes longer, and whose deliveries outlive a connection."""
+
 CLOSING_TIMEOUT_S = 2.0
 """The same for a worker that ends."""
 
@@ -29,6 +32,7 @@ def prepare_waits(connection: Any, seconds: float = REPLY_TIMEOUT_S) -> None:
     options, driver_type = connection.transport_options, connection.transport.driver_type
     wanted: dict[str, float] = {}
     if driver_type == "redis":
+        seconds = min(seconds, REDIS_REPLY_TIMEOUT_S)
         wanted = {"socket_timeout": seconds, "socket_connect_timeout": connection.connect_timeout or seconds}
     elif driver_type == "amqp":
         # Of the kernel; they hold over a reconnect as well.
