@@ -24,7 +24,7 @@ from kombu.pools import producers
 from celery_clone.beat.entries import BeatLazyFunc
 from celery_clone.message.outgoing import TaskMessage
 from celery_clone.transport import open_lease_store
-from celery_clone.transport.beat_lease import BOOK_S, LeaseStore, Run, Verdict
+from celery_clone.transport.beat_lease import BOOK_S, DueRun, LeaseStore, Verdict
 from celery_clone.transport.protocols import Destination, SendOptions
 from celery_clone.utils.ids import uuid
 from celery_clone.utils.imports import qualname
@@ -152,9 +152,9 @@ class Lease:
         oldest = time.time() - BOOK_S
         self.store.note(self.book, new, [key for key, record in records.items() if parse(record)[0] < oldest])
 
-    def run_of(self, entry: Any, following: Any, record: str | None = None) -> Run:
+    def run_of(self, entry: Any, following: Any, record: str | None = None) -> DueRun:
         """The run after which *entry* is *following*; *record* if it was tried before."""
-        return Run(
+        return DueRun(
             self.name,
             self.owner,
             self.book,
@@ -173,7 +173,7 @@ class FencedProducer:
     What follows it (an event, say) goes through the *producer*.
     """
 
-    def __init__(self, producer: Any, lease: Lease, run: Run) -> None:
+    def __init__(self, producer: Any, lease: Lease, run: DueRun) -> None:
         self.producer = producer
         self.lease = lease
         self.run = run

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from celery_clone.message.outgoing import TaskMessage
     from celery_clone.transport.protocols import Destination, SendOptions
 
-__all__ = ("BOOK_S", "Answer", "LeaseStore", "Run", "Verdict")
+__all__ = ("BOOK_S", "Answer", "DueRun", "LeaseStore", "Verdict")
 
 BOOK_S = 400 * 24 * 3600
 """How long it is remembered when an entry ran, in seconds: longer than what runs once a year sleeps."""
@@ -42,7 +42,7 @@ class Answer(NamedTuple):
     record: str = ""
 
 
-class Run(NamedTuple):
+class DueRun(NamedTuple):
     """One run of one entry, about to be sent.
 
     Arguments:
@@ -77,10 +77,10 @@ class LeaseStore(Protocol):
     def note(self, book: str, records: dict[str, str], outdated: list[str]) -> None:
         """Write down records of entries that have none, and forget what is outdated."""
 
-    def claim(self, run: Run) -> Answer:
+    def claim(self, run: DueRun) -> Answer:
         """Write a run down, without sending anything."""
 
-    def publish(self, message: TaskMessage, to: Destination, how: SendOptions, run: Run) -> Answer | None:
+    def publish(self, message: TaskMessage, to: Destination, how: SendOptions, run: DueRun) -> Answer | None:
         """Write a run down and send its message, in one step; ``None``: this message cannot be sent so.
 
         Legal to repeat: the same run is sent once.

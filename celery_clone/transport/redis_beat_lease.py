@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from celery_clone.transport.beat_lease import BOOK_S, Answer, Run, Verdict
+from celery_clone.transport.beat_lease import BOOK_S, Answer, DueRun, Verdict
 from celery_clone.transport.protocols import SendOptions
 from celery_clone.transport.redis_layout import pack, script
 from celery_clone.transport.redis_publisher import RedisPublisher, Session
@@ -62,11 +62,11 @@ class RedisLeaseStore:
         if outdated:
             self._ask(lambda session: pack("HDEL", key(session, book), *outdated))
 
-    def claim(self, run: Run) -> Answer:
+    def claim(self, run: DueRun) -> Answer:
         """Write a run down, without sending anything."""
         return verdict(self._ask(lambda session: command(session, run, [])))
 
-    def publish(self, message: TaskMessage, to: Destination, how: SendOptions, run: Run) -> Answer | None:
+    def publish(self, message: TaskMessage, to: Destination, how: SendOptions, run: DueRun) -> Answer | None:
         """Write a run down and send its message, in one step; ``None``: this message cannot be sent so."""
         if not self.publisher.is_plain(message, to, how):
             return None
@@ -87,7 +87,7 @@ def key(session: Session, name: str) -> str:
     return session.layout.prefix + name
 
 
-def command(session: Session, run: Run, pushes: Sequence[tuple[str, bytes]]) -> bytes:
+def command(session: Session, run: DueRun, pushes: Sequence[tuple[str, bytes]]) -> bytes:
     """The call of the script that writes a run down and makes the *pushes*, lists with their texts."""
     keys = [key(session, run.lease), key(session, run.book), *(name for name, _ in pushes)]
     texts = [pushed for _, pushed in pushes]

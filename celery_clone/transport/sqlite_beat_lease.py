@@ -9,7 +9,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
 
-from celery_clone.transport.beat_lease import BOOK_S, Answer, Run, Verdict
+from celery_clone.transport.beat_lease import BOOK_S, Answer, DueRun, Verdict
 from celery_clone.transport.sqlite_source import SqlitePublisher
 
 if TYPE_CHECKING:
@@ -86,11 +86,11 @@ class SqliteLeaseStore:
 
         self.publisher.write(write)
 
-    def claim(self, run: Run) -> Answer:
+    def claim(self, run: DueRun) -> Answer:
         """Write a run down, without sending anything."""
         return self.publisher.write(lambda db: written(db, run))
 
-    def publish(self, message: TaskMessage, to: Destination, how: SendOptions, run: Run) -> Answer | None:
+    def publish(self, message: TaskMessage, to: Destination, how: SendOptions, run: DueRun) -> Answer | None:
         """Write a run down and send its message, in one step; ``None``: this message cannot be sent so."""
         if not self.publisher.is_plain(message, how):
             return None
@@ -122,7 +122,7 @@ def holder(db: sqlite3.Connection, lease: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def written(db: sqlite3.Connection, run: Run) -> Answer:
+def written(db: sqlite3.Connection, run: DueRun) -> Answer:
     """Write a run down, if the lease is still the sender's and nobody else ran the entry since."""
     make_tables(db)
     if holder(db, run.lease) != run.owner:

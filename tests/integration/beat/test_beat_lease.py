@@ -15,7 +15,7 @@ from celery_clone import Celery
 from celery_clone.beat import Scheduler, Service
 from celery_clone.beat.lease import is_gone, open_lease, schedule_names, this_machine
 from celery_clone.schedules import crontab
-from celery_clone.transport.beat_lease import Answer, Run, Verdict
+from celery_clone.transport.beat_lease import Answer, DueRun, Verdict
 from tests.support.brokers import REDIS, start_server
 from tests.support.processes import dies_with_its_parent, end
 from tests.support.wait import wait_until
@@ -125,7 +125,7 @@ def test_the_lease_of_a_process_that_is_dead_is_free(lease):
 
 
 def run_of(lease, record="200.000000 1 ", known_at=100.0):
-    return Run(lease.name, lease.owner, lease.book, "a", known_at, f"{record}{lease.owner}")
+    return DueRun(lease.name, lease.owner, lease.book, "a", known_at, f"{record}{lease.owner}")
 
 
 def test_a_run_is_sent_once_however_often_it_is_tried(app, lease, broker):
