@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
+from types import FrameType
 from typing import Any
 
 from kombu.common import ignore_errors
@@ -88,27 +92,70 @@ def receive(
 ) -> None:
     """Give events to *handler* until interrupted, over as many connections as it takes.
 
+    It returns when INT or TERM was sent while it waited for events.
+
     Arguments:
         cannot_connect: told of the URL, the error, and the seconds until the next try.
         lost: told why a connection was lost.
 
     Raises:
-        KeyboardInterrupt, SystemExit: somebody wants it to end.
+        KeyboardInterrupt, SystemExit: they were sent while it connected, or again.
     """
     connection = app.connection_for_read()
 
     def report(exc: BaseException, interval: float) -> None:
         cannot_connect(connection.as_uri(), exc, interval)
 
-    with connection:
+    with connection, ended_by_signals() as end:
         errors = (*connection.connection_errors, *connection.channel_errors)
-        while True:
+        while not end.wanted:
             try:
                 connection.ensure_connection(report)
-                app.events.Receiver(connection, handlers={"*": handler}).capture(limit=None)
+                end.receiver = app.events.Receiver(connection, handlers={"*": handler})
+                end.receiver.capture(limit=None)
             except errors as exc:
                 lost(exc)
                 ignore_errors(connection, connection.close)
+            finally:
+                end.receiver = None
+
+
+class EndOfCapture:
+    """Handler of process signals: a receiver is told to stop, and nothing is raised in the middle of a frame.
+
+    What is left of a frame would be read as another one, and the broker waited for in vain.
+
+    Attributes:
+        receiver: what receives now, if anything does.
+        wanted: was a signal sent?
+    """
+
+    def __init__(self) -> None:
+        self.receiver: Any = None
+        self.wanted = False
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if self.receiver is not None and not self.wanted:
+            self.wanted = self.receiver.should_stop = True
+        elif signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            raise SystemExit(0)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[EndOfCapture]:
+    """Have INT and TERM end a capture in order; where they can be received, which is the main thread."""
+    end = EndOfCapture()
+    if threading.current_thread() is not threading.main_thread():
+        yield end
+        return
+    before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield end
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler or signal.SIG_DFL)
 
 
 def evdump(app: Any = None, out: Any = sys.stdout) -> None:

@@ -134,6 +134,7 @@ def evcam(
             lambda url, error, seconds: logger.error("Cannot connect to %s: %s", url, error),
             lambda error: logger.warning("The connection was lost and is opened again: %r", error),
         )
+        raise SystemExit
     except KeyboardInterrupt:
         raise SystemExit from None
     finally:
