@@ -38,6 +38,9 @@ from celery_clone.worker.worker import WorkController
 
 __all__ = ("Worker",)
 
+# That of the system: eventlet puts another into os, which may not be called where signals are handled.
+write_now = vars(sys.modules.get("posix") or os)["write"]
+
 logger = get_logger("celery.apps.worker")
 
 ARTLINES = (
@@ -108,7 +111,7 @@ def safe_say(msg: str, f: Any = None) -> None:
     """Write a line past every buffer and lock, as a signal handler must; nothing if that is impossible."""
     target: Any = sys.__stderr__ if f is None else f
     try:
-        os.write(target.fileno(), f"\n{msg}\n".encode())
+        write_now(target.fileno(), f"\n{msg}\n".encode())
     except (AttributeError, ValueError, OSError):
         pass  # no such stream, or nobody reads it: the worker ends all the same
 

@@ -117,17 +117,19 @@ class Envelope:
         return f"<{type(self).__name__}: {what}>"
 
 
-def with_losses(raw: bytes, losses: int) -> bytes:
-    """The text of a message that is given out again because the process that ran it died, *losses* times by now.
+def with_losses(raw: bytes, losses: int, *, redelivered: bool = False) -> bytes:
+    """The text of a message whose process died, *losses* times by now, marked as *redelivered* if it is.
 
     Raises:
         kombu.exceptions.DecodeError: the text is not a message.
     """
     message = open_message(raw)
-    message["headers"] = {**(message.get("headers") or {}), "losses": losses, "redelivered": True}
+    headers = message["headers"] = {**(message.get("headers") or {}), "losses": losses}
     info = (message.get("properties") or {}).get("delivery_info")
-    if isinstance(info, dict):
-        info["redelivered"] = True
+    if redelivered:
+        headers["redelivered"] = True
+        if isinstance(info, dict):
+            info["redelivered"] = True
     return json.dumps(message).encode()
 
 

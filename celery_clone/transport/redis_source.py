@@ -306,7 +306,7 @@ class RedisSource:
         known = self.held.tags.get(delivery.tag)
         if known is None or delivery.envelope is None:
             return False
-        text = with_losses(delivery.envelope.raw, losses)
+        text = with_losses(delivery.envelope.raw, losses, redelivered=True)
         del self.held.tags[delivery.tag]
         self._settle(delivery.tag, "RPUSH" if self._quiet else "LPUSH", (known[0],), text)
         return True

@@ -224,7 +224,7 @@ class SqliteSource:
         number = number_of(delivery.tag)
         if number is None or delivery.envelope is None:
             return False
-        text = with_losses(delivery.envelope.raw, losses)
+        text = with_losses(delivery.envelope.raw, losses, redelivered=True)
         ring(self._broker.release(self._session.open(), [number], {number: text}))
         return True
 

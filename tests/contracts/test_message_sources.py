@@ -211,6 +211,38 @@ def test_what_was_not_acknowledged_comes_back_when_its_source_is_gone(broker: Br
     assert all(delivery.redelivered for delivery in back)
 
 
+def test_what_is_put_back_for_a_lost_process_says_how_often_it_was_lost(broker: Broker) -> None:
+    source = broker.source()
+    broker.publish("1")
+    (lost,) = take(source, 1)
+
+    if not source.put_back(lost, 3):
+        # Whoever asked must send the message again.
+        source.reject(lost.tag, requeue=True)
+        assert ids(take(source, 1)) == ["1"]
+        return
+    (back,) = take(source, 1)
+
+    assert (back.headers["id"], back.headers["losses"], back.came_before) == ("1", 3, True)
+    assert back.decode() == lost.decode()
+
+
+def test_what_is_noted_of_a_message_is_in_it_when_its_worker_is_gone(broker: Broker) -> None:
+    first = broker.source()
+    broker.publish("1", "2")
+    one, two = take(first, 2)
+    first.note_losses(one, 2)
+    first.ack([two.tag])
+    first.flush()
+    first.close()
+
+    (back,) = take(broker.source(), 1)
+
+    assert back.headers["id"] == "1"
+    assert back.headers.get("losses", 2) == 2
+    assert back.redelivered
+
+
 def test_what_is_held_is_held_as_long_as_its_lease_is_renewed(broker: Broker) -> None:
     first, second = broker.source(), broker.source("other")
     broker.publish("1")
