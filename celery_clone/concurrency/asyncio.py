@@ -468,11 +468,7 @@ class TaskPool(ThreadPool):
         super()._start_job(job, soft, None)
         if hard and not self._jobs_warned:
             self._jobs_warned = True
-            logger.warning(
-                "Task %s is no async def: in the asyncio pool it runs in a thread, which cannot be ended at the hard "
-                "time limit.",
-                job.task,
-            )
+            logger.warning("Task %s runs in a thread, which cannot be ended at its hard time limit.", job.task)
 
     def still_wants(self, seq: int) -> bool:
         """Was this job not taken back by a cold end?"""

@@ -13,7 +13,8 @@ import atexit
 import contextvars
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Interruptible(Awaitable[Any]):
         self.coroutine = coroutine
         self.is_stepping = False
         """Is the code of the coroutine just running?"""
+        self.runs_elsewhere = False
+        """Does its loop run in another thread than that of who waits for it?"""
         self.loop: asyncio.AbstractEventLoop | None = None
         self.task: asyncio.Task[Result] | None = None
         self._error: BaseException | None = None
@@ -138,7 +141,7 @@ def interrupt(error: BaseException, thread: int | None = None) -> bool:
     is where it will show.  Raised between the steps of a loop an error would be taken for a fault of the loop.
     """
     running = _running.get(threading.get_ident() if thread is None else thread)
-    if not running or running[-1].is_stepping:
+    if not running or (running[-1].is_stepping and not running[-1].runs_elsewhere):
         return False
     running[-1].throw_soon(error)
     return True
@@ -172,9 +175,7 @@ def outcome_of(coroutine: Coroutine[Any, Any, Any]) -> Result:
 def _outcome_here(coroutine: Coroutine[Any, Any, Any]) -> Result:
     loop = _loop_of_thread()
     interruptible = Interruptible(coroutine)
-    running = _running.setdefault(threading.get_ident(), [])
-    running.append(interruptible)
-    try:
+    with _innermost(interruptible):
         task = interruptible.start(loop)
         try:
             loop.run_until_complete(task)
@@ -184,10 +185,20 @@ def _outcome_here(coroutine: Coroutine[Any, Any, Any]) -> Result:
                 interruptible.throw(exc)
                 loop.run_until_complete(task)
         return interruptible.outcome
+
+
+@contextmanager
+def _innermost(interruptible: Interruptible) -> Iterator[None]:
+    """Within it :func:`interrupt` means this coroutine, for this thread."""
+    number = threading.get_ident()
+    running = _running.setdefault(number, [])
+    running.append(interruptible)
+    try:
+        yield
     finally:
         running.pop()
         if not running:
-            _running.pop(threading.get_ident(), None)
+            _running.pop(number, None)
 
 
 def _loop_of_thread() -> Any:
@@ -235,12 +246,14 @@ def outcome_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, A
     def begin() -> None:
         interruptible.start(loop).add_done_callback(lambda _: ended.set())
 
+    interruptible.runs_elsewhere, interruptible.loop = True, loop
     loop.call_soon_threadsafe(begin, context=contextvars.copy_context())
-    while not ended.is_set():
-        try:
-            ended.wait()
-        except BaseException as exc:  # noqa: BLE001 it goes where the task can see it
-            interruptible.throw_soon(exc)
+    with _innermost(interruptible):
+        while not ended.is_set():
+            try:
+                ended.wait()
+            except BaseException as exc:  # noqa: BLE001 it goes where the task can see it
+                interruptible.throw_soon(exc)
     return interruptible.outcome
 
 

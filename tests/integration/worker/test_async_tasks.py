@@ -18,8 +18,9 @@ from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
 
 PROJECT = """
-import asyncio, os, time
+import asyncio, functools, os, threading, time
 from pathlib import Path
+from celery_clone.app.trace import build_tracer
 from celery_clone import Celery, Task, current_app, current_task, signals
 from celery_clone.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
@@ -78,6 +79,31 @@ async def stubborn():
             await asyncio.sleep(30)
         except asyncio.CancelledError:
             pass
+
+@app.task
+async def traced(seconds):
+    await asyncio.sleep(seconds)
+    return threading.current_thread().name
+
+@app.task
+async def traced_softly():
+    try:
+        await asyncio.sleep(30)
+    except SoftTimeLimitExceeded:
+        return "told"
+
+@signals.worker_init.connect
+def surround(**_):
+    # As instrumentation does it.
+    for task in (traced, traced_softly):
+        tracer = build_tracer(task.name, app.tasks[task.name], app=app)
+
+        @functools.wraps(tracer)
+        def around(*args, tracer=tracer, **kwargs):
+            note("traced", "around")
+            return tracer(*args, **kwargs)
+
+        app.tasks[task.name].__trace__ = around
 
 @app.task
 async def compute(seconds):
@@ -277,6 +303,16 @@ def test_what_catches_its_cancellation_is_let_go_of(crowd: Any) -> None:
     with pytest.raises(TimeLimitExceeded):
         result.get(timeout=5)
     crowd.worker.wait_for_log("it catches CancelledError", timeout=10)
+
+
+def test_a_tracer_around_ours_is_called_and_the_body_is_on_the_loop_all_the_same(crowd: Any) -> None:
+    began = time.monotonic()
+    results = [crowd.traced.delay(0.5) for _ in range(10)]
+
+    assert [result.get(timeout=10) for result in results] == ["celery-asyncio"] * 10
+    assert time.monotonic() - began < 4
+    assert (crowd.HERE / "traced").read_text().count("around") >= 10
+    assert crowd.traced_softly.apply_async(soft_time_limit=0.3).get(timeout=10) == "told"
 
 
 def test_what_holds_up_the_loop_is_named(crowd: Any) -> None:
