@@ -1,4 +1,4 @@
-"""Tells errors of a broker that is there, but cannot take anything now, from all others.
+"""Errors of a broker that is there, but cannot take anything now.
 
 Asked by ``transport.redis_source`` and ``worker.consumer``: such an error says nothing about what was sent, and
 passes by itself or by an operator's hand.  A worker waits for that as it waits for a lost connection.
