@@ -188,3 +188,44 @@ def test_the_books_of_a_worker_hold_over_reconnects(ways, record_property):
     if CUTS >= 10:
         assert memory[-1] - memory[2] < 8 * 2**20
     assert worker.stop(10) == 0
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_goes_over_to_the_next_broker_of_its_list(ways):
+    way = ways()
+    fleet, second = way.fleet, way.fleet.arena
+    # The first is away already when the worker starts, comes, and goes.
+    way.proxy.refuse()
+    fleet.through = f"{fleet.through};{second.url}"
+    worker = fleet.worker("-c", "1", "-n", "one@here")
+    assert "Will retry using next failover" in worker.log()
+    fleet.tasks.early.delay(1)
+    fleet.wait_for_runs("early", 1)
+    assert worker.stop(10) == 0
+    way.proxy.accept()
+    worker = fleet.worker("-c", "1", "-n", "one@here")
+    fleet.tasks.early.delay(2)
+    fleet.wait_for_runs("early", 2)
+    assert way.proxy.open_connections
+    way.proxy.refuse()
+    worker.wait_for_log("Will retry using next failover")
+    since = time.monotonic()
+    fleet.tasks.early.delay(3)
+    fleet.wait_for_runs("early", 3)
+    assert time.monotonic() - since < WITHIN_S
+    assert fleet.counts("early") == {1: 1, 2: 1, 3: 1}
+    assert worker.stop(10) == 0
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("setting", ["broker_connection_retry", "broker_connection_retry_on_startup"])
+def test_a_worker_that_shall_not_retry_ends_and_says_so(ways, setting):
+    way = ways({setting: False})
+    if setting.endswith("startup"):
+        way.proxy.refuse()
+        worker = way.fleet.worker("-c", "1", ready=False)
+    else:
+        worker = way.fleet.worker("-c", "1")
+        way.proxy.refuse()
+    assert worker.wait(20) == 1
+    assert f"app.conf.{setting}=False" in worker.log()
