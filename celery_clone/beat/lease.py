@@ -82,6 +82,8 @@ class Lease:
         self.owner = f"{node} (pid {os.getpid()} on {this_machine() or 'unknown'}) {uuid()}"
         self.expires_s = expires_s
         self.sends = sends
+        #: The URL of the store, for people.
+        self.where = "the broker"
         self.held = False
         self.holder = ""
         self._asked_at = 0.0
@@ -266,7 +268,9 @@ def open_lease(app: Any, scheduler_cls: Any, node: str) -> Lease | None:
             logger.error("beat: beat_lease_url is neither Redis nor SQLite, so another beat is not noticed.")
         return None
     name, book = schedule_names(app, scheduler_cls)
-    return Lease(store, name, book, node, float(conf.get("beat_lease_expires", EXPIRES_S)), sends=not url)
+    lease = Lease(store, name, book, node, float(conf.get("beat_lease_expires", EXPIRES_S)), sends=not url)
+    lease.where = pool.connections.connection.as_uri()
+    return lease
 
 
 def schedule_names(app: Any, scheduler_cls: Any) -> tuple[str, str]:

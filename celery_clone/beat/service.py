@@ -29,6 +29,8 @@ WAITING = (
     "different schedules, give each a beat_lease_name."
 )
 
+UNREACHABLE = "beat: Cannot connect to %s: %s. Trying again in %.0f seconds..."
+
 UNREACHABLE_S = 2.0
 """How long to wait before a broker that cannot be reached is asked for the lease again."""
 
@@ -124,7 +126,8 @@ class Service:
                         logger.warning("beat: Taking over from %s.", told)
                     return True
             except OperationalError as exc:
-                logger.error("beat: Connection error: %s. Trying again in %s seconds...", exc, UNREACHABLE_S)  # noqa: TRY400
+                reason = str(exc.__cause__ or exc).rstrip(".")
+                logger.error(UNREACHABLE, lease.where, reason, UNREACHABLE_S)  # noqa: TRY400 said again and again
                 self._is_shutdown.wait(UNREACHABLE_S)
                 continue
             if lease.holder != told:
