@@ -12,6 +12,7 @@ signals; while it sends, they wait (a report must not be cut in half).
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import gc
 import os
 import pickle
@@ -78,6 +79,19 @@ def die_with_parent() -> None:
     """Have the kernel kill this process when its parent ends, where it can (Linux)."""
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
+def tell_if_late(seconds: float) -> None:
+    """Have the stacks of this process written to its standard error in *seconds*, unless :func:`not_late` is called."""
+    try:
+        faulthandler.dump_traceback_later(seconds, file=sys.__stderr__ or sys.stderr)
+    except (AttributeError, OSError, RuntimeError, ValueError):
+        pass  # there is no standard error, or it is no file: nobody to tell
+
+
+def not_late() -> None:
+    """What :func:`tell_if_late` watches has been done."""
+    faulthandler.cancel_dump_traceback_later()
 
 
 class Closable(Protocol):
@@ -248,6 +262,7 @@ class Child(Worker):
             self.runner.prepare()
         self.intake = Intake(self.jobs, self.slot.claim_bytes)
         self.slot.set_ready()
+        not_late()
 
     def _leave(self, code: int, ready: bool) -> NoReturn:
         if os.getpid() != self.pid:

@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from billiard import get_context
 
 from celery_clone.message.frames import Report, ReportReader
 
-from .child import Child, Closable, Plan
+from .child import Child, Closable, Plan, tell_if_late
 from .limits import Clock
 from .slots import Slot
 
@@ -84,8 +85,12 @@ class Member:
         runner: Runner | None,
         jobs: socket.socket,
         inherited: Callable[[], Iterable[Closable]],
+        patience: float = 0.0,
     ) -> None:
-        """Start the process.  It reads from *jobs* and closes what *inherited* gives."""
+        """Start the process.  It reads from *jobs* and closes what *inherited* gives.
+
+        Forked, it tells where it is shortly before *patience* seconds are over, if it is not ready by then; 0 for ever.
+        """
         self.reports, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             child = Child(plan, runner, self.slot, jobs, theirs, inherited)
@@ -93,7 +98,7 @@ class Member:
             process.name = process.name.replace("Process", "PoolWorker")
             process.daemon = True
             process.index = self.index
-            with ready_to_fork() as mask:
+            with ready_to_fork(patience) as mask:
                 child.signal_mask = mask
                 process.start()
         finally:
@@ -196,18 +201,40 @@ class _Sentinel:
         os.close(self._descriptor)
 
 
+LATE = 0.8
+"""The part of its patience after which a child that is not ready tells where it is."""
+
+_forking: tuple[int, float] | None = None
+"""The thread that is just forking a child, and its patience with that."""
+
+
+def watch_the_newborn() -> None:
+    """In a forked child, before anything that could make it hang."""
+    global _forking
+    forking, _forking = _forking, None
+    if forking is not None and forking[0] == threading.get_ident():
+        tell_if_late(forking[1] * LATE)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=watch_the_newborn)
+
+
 @contextmanager
-def ready_to_fork() -> Iterator[set[signal.Signals]]:
+def ready_to_fork(patience: float) -> Iterator[set[signal.Signals]]:
     """Keep signals from a child that cannot handle them yet, and collections from its birth.
 
     Yields the mask of signals that was in force.
     """
+    global _forking
+    _forking = (threading.get_ident(), patience) if patience else None
     collecting = gc.isenabled()
     gc.disable()
     mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, FORK_MASK))
     try:
         yield {signal.Signals(number) for number in mask}
     finally:
+        _forking = None
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if collecting:
             gc.enable()

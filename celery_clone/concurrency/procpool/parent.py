@@ -86,7 +86,8 @@ STANDS_STILL = (
 )
 NOT_READY = (
     "Timed out waiting for UP message from %r: it was not ready after %g s and is killed. "
-    "Raise worker_proc_alive_timeout if its start-up takes longer."
+    "A forked one has told on standard error where it stood. Raise worker_proc_alive_timeout if its start-up "
+    "takes longer."
 )
 
 
@@ -478,9 +479,12 @@ class ProcessPool:
         index = next(number for number in range(len(taken) + 1) if number not in taken)
         self._next_key += 1
         member = Member(self._next_key, index, inherited_slot=self.start_method == "fork")
+        # A machine too busy for a start in time is none the less busy for starting again and again.
+        patience = (self.start_timeout or 0.0) * min(2**self._start_failures, MOST_PATIENCE)
         try:
             jobs = self._desk.feed.open(member.key)
-            member.start(self.start_method, self.plan, self._runner, jobs, partial(self._left_behind, member))
+            left_behind = partial(self._left_behind, member)
+            member.start(self.start_method, self.plan, self._runner, jobs, left_behind, patience)
         except BaseException:
             self._desk.feed.drop(member.key)
             member.close()
@@ -488,9 +492,7 @@ class ProcessPool:
         self._desk.feed.forked(member.key)
         self._members[member.key] = member
         self._selector.register(member.reports, EVENT_READ, member)
-        if self.start_timeout:
-            # A machine too busy for a start in time is none the less busy for starting again and again.
-            patience = self.start_timeout * min(2**self._start_failures, MOST_PATIENCE)
+        if patience:
             self._later(patience, partial(self._check_started, member, patience))
 
     def _left_behind(self, newcomer: Member) -> Iterator[Closable]:

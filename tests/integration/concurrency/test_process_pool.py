@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import signal
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -441,7 +442,9 @@ def test_children_that_cannot_start_are_tried_again_ever_more_slowly(bench, capl
     assert one.pool.is_up()
 
 
-def test_a_child_that_does_not_come_up_in_time_is_killed(bench, caplog):
+def test_a_child_that_does_not_come_up_in_time_tells_where_it_stands_and_is_killed(bench, caplog, monkeypatch, tmp_path):
+    said = (tmp_path / "said").open("w+")
+    monkeypatch.setattr(sys, "__stderr__", said)
     one = bench(1, plan=Plan(initializer=time.sleep, initargs=(60,)), start_timeout=0.2)
     (seq,) = one.submit("echo:x")
     pid = one.pool.pids[0]
@@ -449,6 +452,9 @@ def test_a_child_that_does_not_come_up_in_time_is_killed(bench, caplog):
     one.ended([seq])
     assert not is_alive(pid)
     assert "Timed out waiting for UP message" in caplog.text
+    with said:
+        said.seek(0)
+        assert "in _set_up" in said.read()
 
 
 def test_a_child_gets_more_time_to_come_up_after_each_one_that_had_too_little(bench, caplog):
