@@ -120,6 +120,6 @@ def test_a_task_that_kills_its_worker_again_and_again_fails_and_is_put_aside(tar
     assert innocent.get(timeout=10) == 3
     # The first loss is not counted: nobody could tell whom the worker ran from whom it only held.
     assert target.runs("deadly") == ["0", "0", "1", "2"]
-    (dead,) = target.arena.dead("celery")
+    (dead,) = wait_until(lambda: target.arena.dead("celery"), 10, last.log)
     assert "died 3 times" in dead[0]
     assert last.stop(10) == 0
