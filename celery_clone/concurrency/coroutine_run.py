@@ -73,7 +73,10 @@ class LoopThread(threading.Thread):
         """Have *function* called on the loop.  From any thread; those that come together wake it once."""
         self._posted.append(function)
         if len(self._posted) == 1:
-            self.loop.call_soon_threadsafe(self._call_posted)
+            try:
+                self.loop.call_soon_threadsafe(self._call_posted)
+            except RuntimeError:
+                self._posted.clear()  # the loop has ended: there is nothing left to look after
 
     def _call_posted(self) -> None:
         for _ in range(len(self._posted)):
