@@ -49,8 +49,9 @@ def late(number, seconds):
         file.write(f"{number}\\n")
 
 @app.task
-def add(x, y):
-    return x + y
+def stored(seconds):
+    time.sleep(seconds)
+    return seconds
 """
 
 
@@ -145,6 +146,22 @@ SAID = r"is there, but takes nothing now: .*"
 def test_redis_that_refuses_to_write_is_waited_for(server, tmp_path, begin, end):
     with redis.Redis.from_url(server.url()) as client, patient(tmp_path, server.new_database_url()) as one:
         one.goes_through(lambda: client.execute_command(*begin), lambda: client.execute_command(*end), SAID)
+
+
+@pytest.mark.redis
+def test_results_wait_for_a_store_that_refuses_to_write(server, tmp_path):
+    results = server.new_database_url()
+    broker = f"sqlite:///{tmp_path}/broker.db"
+    with redis.Redis.from_url(server.url()) as client, patient(tmp_path, broker, results) as one:
+        waiting = [one.tasks.stored.delay(0.4) for _ in range(3)]
+        one.worker.wait_for_log("received", count=3)
+        client.execute_command("CONFIG", "SET", "maxmemory", "1mb")
+        try:
+            one.worker.wait_for_log(r"Retry \(2/", 10)
+        finally:
+            client.execute_command("CONFIG", "SET", "maxmemory", "0")
+        assert [result.get(timeout=10) for result in waiting] == [0.4] * 3
+        assert "exited with" not in one.worker.log()
 
 
 @pytest.mark.redis

@@ -29,6 +29,7 @@ from celery_clone.backends.writer import Deferred, ResultWriter
 from celery_clone.canvas import maybe_signature
 from celery_clone.exceptions import BackendStoreError, ChordError
 from celery_clone.result import result_from_tuple
+from celery_clone.transport.distress import DistressedBroker, is_distress
 from celery_clone.transport.redis_layout import pack
 from celery_clone.utils.functional import dictfilter
 from celery_clone.utils.log import get_logger
@@ -254,10 +255,19 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
             return self._call(commands)
 
     def ensure(self, fun: Callable[..., Any], args: Any, **policy: Any) -> Any:
-        """Call ``fun(*args)``, again and again while Redis is away, as ``retry_policy`` says."""
+        """Call ``fun(*args)``, again and again while Redis is away or takes nothing, as ``retry_policy`` says."""
         policy = {**self.retry_policy, **policy}
         on_error = partial(self.on_connection_error, policy.get("max_retries"))
-        return retry_over_time(fun, self.connection_errors, args, {}, on_error, **policy)
+
+        def ask(*args: Any) -> Any:
+            try:
+                return fun(*args)
+            except ResponseError as exc:
+                if is_distress(exc):
+                    raise DistressedBroker(f"Redis refuses: {exc}") from exc
+                raise
+
+        return retry_over_time(ask, (*self.connection_errors, DistressedBroker), args, {}, on_error, **policy)
 
     def on_connection_error(self, max_retries: Any, exc: BaseException, intervals: Any, retries: int) -> Any:
         """Log that Redis is away; gives the seconds until the next attempt."""
