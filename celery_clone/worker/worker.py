@@ -24,7 +24,7 @@ from celery_clone.bootsteps import RUN, TERMINATE
 from celery_clone.concurrency.prefork import TaskPool as PreforkPool
 from celery_clone.exceptions import ImproperlyConfigured, TaskRevokedError, WorkerTerminate
 from celery_clone.message.codec import accepted
-from celery_clone.platforms import EX_FAILURE, LockFailed, create_pidlock
+from celery_clone.platforms import EX_FAILURE, EX_OK, LockFailed, create_pidlock
 from celery_clone.utils.imports import reload_from_cwd
 from celery_clone.utils.log import get_logger, mlevel
 from celery_clone.utils.nodenames import default_nodename, worker_direct
@@ -362,7 +362,8 @@ class WorkController:
             elif self.phase is Phase.SOFT:
                 self._soft_deadline = time.monotonic() + self._soft_timeout()
                 if state.should_stop in (None, False):
-                    state.should_stop = exitcode
+                    # As a cold end that is asked for by QUIT: it ends as it was told to.
+                    state.should_stop = EX_OK
             else:
                 state.should_terminate = exitcode
             self.waker.wake()
