@@ -82,7 +82,7 @@ START_FAILED = (
 )
 STANDS_STILL = (
     "%r (pid:%r) was stopped by a signal while jobs wait longer than their time limit: it is killed and replaced. "
-    "It had begun none of them."
+    "It ran none of them."
 )
 NOT_READY = (
     "Timed out waiting for UP message from %r: it was not ready after %g s and is killed. "
@@ -265,13 +265,13 @@ class ProcessPool:
         self._later(LOOK_AFTER_EVERY, self._look_after)
 
     def _replace_what_stands_still(self) -> None:
-        """A stopped child that has begun nothing has no limit; the jobs that wait for it have one."""
+        """A stopped child that runs nothing has no limit; the jobs that wait for it, or for its report, have one."""
         now = time.monotonic()
         late = any(order.limits[1] and now - order.since > order.limits[1] for order in self._desk.orders.values())
         if late:
             for member in list(self._members.values()):
                 claim = member.slot.claim()
-                runs = claim.seq in self._desk.orders and claim.began_at is not None
+                runs = claim.began_at is not None and claim.seq in self._desk.orders and member.runs(claim.seq)
                 if not runs and member.stands_still():
                     logger.error(STANDS_STILL, member.name, member.pid)
                     member.expected = True

@@ -541,6 +541,18 @@ def test_a_stopped_child_that_is_idle_does_not_keep_jobs_beyond_their_limit(benc
     assert len(one.pool.pids) == 1
 
 
+def test_a_child_stopped_while_it_sends_what_it_has_done_does_not_keep_jobs_beyond_their_limit(bench):
+    one = bench(1, flush_seconds=60.0)
+    (done,) = one.submit("echo:x", limits=(None, 0.5))
+    (member,) = one.pool._members.values()
+    one.serve_until(lambda: done in member.slot.held())
+    os.kill(member.pid, signal.SIGSTOP)
+    one.pool._runner.flush_seconds = 0.0
+    (seq,) = one.submit("pid_of", limits=(None, 0.5))
+    one.ended([done, seq], 10)
+    assert one.value(seq) != str(member.pid)
+
+
 def test_a_hub_fires_limits_on_time_and_tells_in_its_loop(tmp_path, bench):
     from kombu.asynchronous import Hub
 
