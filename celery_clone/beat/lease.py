@@ -3,7 +3,7 @@
 Made by ``beat.service``, which takes and renews it, and asked by ``beat.scheduler`` for the producer of each run:
 that one sends only while the broker says that the lease is still held, and writes down in the same step that
 the entry ran.  So a beat that was frozen, or cut off, for longer than its lease sends nothing, and the next one
-knows what was sent to the last entry.  See ``docs/internals/decisions/0010-one-beat-at-a-time.md``.
+knows what was sent to the last entry.  See ``docs/internals/decisions/0007-one-beat-at-a-time.md``.
 """
 
 from __future__ import annotations
