@@ -70,11 +70,14 @@ def test_due_and_long_tasks_run_once(fleet, broker, killed):
         fleet.tasks.late.apply_async((number, 0.0, "due"), countdown=COUNTDOWN_S)
     sent_at = time.time()
     again: set[int] = set()
+    due_again: set[int] = set()
     if killed:
         fleet.wait_for_runs("long.begun", LONG)
         wait_until(lambda: time.time() >= sent_at + LONG_S / 2, LONG_S + 5)
-        again = {run.number for run in fleet.runs("long.begun") if run.pid == workers[0].pid}
         workers[0].kill()
+        again, due_again = (
+            {run.number for run in fleet.runs(f"{name}.begun") if run.pid == workers[0].pid} for name in ("long", "due")
+        )
         assert again
     fleet.wait_for_all("long", set(range(LONG)), 2 * LONG_S + 3 * LEASE_S + 10)
     fleet.wait_for_all("due", set(range(DUE)), COUNTDOWN_S + LONG_S + 10)
@@ -85,7 +88,8 @@ def test_due_and_long_tasks_run_once(fleet, broker, killed):
         f"{broker}, killed={killed}: due ones at most {lateness[-1]:.2f} s late; again: {len(again)} allowed, "
         f"{sum(count > 1 for count in fleet.counts('long.begun').values())} were"
     )
-    assert_once(fleet, "due", set(range(DUE)))
+    # On a busy machine the kill may come when the first ones are due.
+    assert_once(fleet, "due", set(range(DUE)), due_again)
     assert_once(fleet, "long", set(range(LONG)), again)
     wait_until(lambda: not fleet.arena.taken(), 5, lambda: f"{fleet.arena.taken()} are taken")
     for worker in workers[killed:]:
