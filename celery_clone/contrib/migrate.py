@@ -3,8 +3,9 @@
 Used by ``celery migrate``, and by projects through :func:`move` and its relatives.
 
 A message is published at its new place before it is acknowledged at the old one, so an end at any moment
-leaves it at one of them at least.  What waits for its time inside a broker (tasks with an ``eta``, on Redis
-and SQLite) is in no queue, and stays where it is until it is due.
+leaves it at one of them at least.  What waits for its time inside a broker (tasks with an ``eta``) is in no queue:
+:func:`migrate_tasks` puts it into its queue first, on Redis and SQLite; :func:`move` and its relatives leave it where
+it is until it is due, and what is in RabbitMQ's delay queues stays there in any case.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from kombu.common import maybe_declare
 from kombu.utils.encoding import ensure_bytes
 
 from celery_clone.app import app_or_default
+from celery_clone.transport.unparking import unpark
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.nodenames import worker_direct
 from celery_clone.utils.text import str_to_list
@@ -184,6 +186,8 @@ def migrate_tasks(
         new.name = renamed.get(queue.name, queue.name)
         new.declare()
 
+    if not unpark(source):
+        logger.debug("Tasks that this broker keeps until they are due stay there until then.")
     return start_filter(
         app,
         source,

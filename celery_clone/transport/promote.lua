@@ -6,6 +6,7 @@
 -- KEYS[4]  zset  unacked_schedule  "field\nlist" -> time when the parked message is due
 --
 -- ARGV[1]  how many at most
+-- ARGV[2]  "all": those that are not due yet, too; may be left out
 --
 -- Returns the seconds until the next one is due, as text: "0" if some are due still, "" if none is parked.
 
@@ -14,7 +15,8 @@ local time = redis.call('TIME')
 local micros = string.format('%06d', time[2])
 local now = time[1] .. '.' .. micros
 local limit = tonumber(ARGV[1])
-local due = redis.call('ZRANGEBYSCORE', schedule, '-inf', now, 'LIMIT', 0, limit)
+local until_when = ARGV[2] == 'all' and '+inf' or now
+local due = redis.call('ZRANGEBYSCORE', schedule, '-inf', until_when, 'LIMIT', 0, limit)
 
 -- In reverse, because the right end of a list is served first.
 for i = #due, 1, -1 do

@@ -312,6 +312,10 @@ class EmbeddedBroker:
         """What waits for its time in these queues, the soonest first.  It is handed out to nobody."""
         return self.database.read(lambda db: tables.parked(db, names, most))
 
+    def unpark(self) -> None:
+        """Have everything that waits for its time stand in its queue now."""
+        self.database.write(lambda db: db.execute("UPDATE celery_messages SET due_at = NULL WHERE holder IS NULL"))
+
     def settle(self, session: int | None, settlement: Settlement) -> list[str]:
         """Delete what is done and park what is not due yet."""
         return self.database.write(lambda db: tables.settle(db, session, settlement))
