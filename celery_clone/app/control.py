@@ -14,13 +14,13 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
-from kombu import pidbox
+from kombu import Consumer, pidbox
 from kombu.matcher import match
 
 from celery_clone.exceptions import DuplicateNodenameWarning, ImproperlyConfigured
-from celery_clone.transport import revocations
+from celery_clone.transport import broadcasts, revocations
 from celery_clone.transport.revocations import Revocations
 from celery_clone.utils.functional import maybe_list
 from celery_clone.utils.text import pluralize
@@ -207,6 +207,61 @@ class _ProducersOf:
         return self.app.amqp.producer_pool.acquire(*args, **kwargs)
 
 
+class Mailbox(pidbox.Mailbox):
+    """Collects answers; knows of some brokers how many will come."""
+
+    def _collect(
+        self,
+        ticket: str,
+        limit: int | None = None,
+        timeout: float | None = 1,
+        callback: Callable[[Any], Any] | None = None,
+        channel: Any = None,
+        accept: Any = None,
+    ) -> Any:
+        """The answers to the question with this *ticket*; *timeout* is that of each.
+
+        *limit* is the number of answers to wait for.
+        """
+        connection: Any = self.connection
+        channel = channel or connection.default_channel
+        replies: list[Any] = []
+
+        def answered(body: Any, message: Any) -> None:
+            headers = message.headers
+            self.clock.adjust(headers.get("clock") or 0)
+            expires = headers.get("expires")
+            if expires and time.time() > expires:
+                return
+            asked = headers.get("ticket", ticket)
+            if asked != ticket:
+                self.unclaimed[asked].append(body)
+                return
+            if callback is not None:
+                callback(body)
+            replies.append(body)
+
+        if ticket in self.unclaimed:
+            return self.unclaimed.pop(ticket)
+        queue = self.reply_queue
+        accept = self.accept if accept is None else accept
+        try:
+            with Consumer(channel, [queue], callbacks=[answered], accept=accept, no_ack=True):
+                while limit is None or len(replies) < limit:
+                    connection.drain_events(timeout=timeout)
+        except TimeoutError:
+            pass  # whoever has not answered by now will not
+        finally:
+            channel.after_reply_message_received(queue.name)
+        return replies
+
+    def listeners(self, channel: Any = None) -> int | None:
+        """How many nodes hear what is sent to all, where the broker can tell."""
+        nobody: Reply = {"method": "ping", "arguments": {}, "destination": [""], "pattern": None, "matcher": None}
+        connection, exchange = cast(Any, self.connection), cast(Any, self.exchange)
+        return broadcasts.listeners(channel or connection.default_channel, exchange.name, nobody)
+
+
 class Control:
     """Commands to workers.
 
@@ -215,7 +270,7 @@ class Control:
     they answer, at most ``timeout`` seconds.
     """
 
-    Mailbox: Any = pidbox.Mailbox
+    Mailbox: Any = Mailbox
 
     def __init__(self, app: Any = None) -> None:
         self.app = app
@@ -268,7 +323,8 @@ class Control:
             connection: connection to use instead of one of the app's pool.
             reply: wait for answers and return them.
             timeout: seconds to wait for each of them.
-            limit: number of answers to wait for; the number of destinations if these are given.
+            limit: number of answers to wait for; the number of destinations if these are given, else of the workers
+                that heard the command, where the broker can tell (Redis and the embedded one).
             callback: called with each answer as it comes.
             channel: channel to use on the connection.
             pattern: let the nodes obey whose names match it.
@@ -278,7 +334,12 @@ class Control:
             destination = [destination]
         selection = {"pattern": pattern, "matcher": matcher or DEFAULT_MATCHER} if pattern else {}
         with self.app.connection_or_acquire(connection) as conn:
-            replies: list[Reply] | None = self.mailbox(conn)._broadcast(
+            mailbox = self.mailbox(conn)
+            if reply and limit is None and not (destination or pattern) and isinstance(mailbox, Mailbox):
+                limit = mailbox.listeners(channel)
+                if limit == 0:
+                    return []
+            replies: list[Reply] | None = mailbox._broadcast(
                 command,
                 {**(arguments or {}), **extra_kwargs},
                 destination,

@@ -14,7 +14,7 @@ from celery_clone.utils.ids import uuid
 
 from .scripts import CHORD_DONE, CHORD_PART, STORE
 
-__all__ = ("ChordPart", "Stored")
+__all__ = ("ChordPart", "ResultWrite")
 
 CLAIM_S = 600
 """How long the claim to send a chord's body holds.  Longer than any publishing that is tried again; a
@@ -27,7 +27,7 @@ DONE_S = 2 * 3600
 """How long a chord that is over is remembered: members may be delivered again until then."""
 
 
-class Stored(NamedTuple):
+class ResultWrite(NamedTuple):
     """A result to store: under which key, its text, and for how many seconds (0: for ever)."""
 
     key: Any
@@ -58,7 +58,7 @@ class ChordPart:
         part: Any,
         ordered: bool,
         kept: tuple[Any, Any],
-        result: Stored | None = None,
+        result: ResultWrite | None = None,
     ) -> None:
         self.request = request
         self.result = result
@@ -92,5 +92,5 @@ class ChordPart:
 
     @staticmethod
     def found(answer: Any) -> Any:
-        """As :meth:`Stored.found`."""
+        """As :meth:`ResultWrite.found`."""
         return answer[1] if answer[0] in (b"ask", "ask") else None

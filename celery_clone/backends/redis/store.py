@@ -36,7 +36,7 @@ from celery_clone.utils.log import get_logger
 from celery_clone.utils.time import humanize_seconds
 
 from . import parameters
-from .parts import ChordPart, Stored
+from .parts import ChordPart, ResultWrite
 from .scripts import SCRIPTS
 from .waiting import ResultConsumer
 
@@ -329,7 +329,7 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         **kwargs: Any,
     ) -> Any:
         payload = self._payload_to_store(task_id, result, state, traceback, request)
-        stored = Stored(self.get_key_for_task(task_id), payload, self._expires_of(state))
+        stored = ResultWrite(self.get_key_for_task(task_id), payload, self._expires_of(state))
         writer = self._writer
         if writer is not None:
             if request is not None and state in self.READY_STATES and not request.chord:
@@ -346,7 +346,7 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
             raise BackendStoreError("value too large for Redis backend", state=state, task_id=task_id)
         return payload
 
-    def _write(self, items: Sequence[Stored | ChordPart]) -> list[Any]:
+    def _write(self, items: Sequence[ResultWrite | ChordPart]) -> list[Any]:
         """Store, and count, in one round trip; the answers.  Results of which the stored state stays are left out."""
         how = self._how_success_is_known
         answers = self._call([item.command(how) for item in items])
@@ -441,7 +441,7 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         def not_stored(text: str) -> BackendStoreError:
             return BackendStoreError(text, task_id=task_id, state=state)
 
-        result_to_store = Stored(self.get_key_for_task(task_id), payload, self._expires_of(state))
+        result_to_store = ResultWrite(self.get_key_for_task(task_id), payload, self._expires_of(state))
         part = self._chord_part(request, state, stored, result_to_store)
         if self._writer is not None:
             self._writer.add(Deferred(task_id, state, len(payload), part))
@@ -455,7 +455,7 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         if request.group and request.id:
             self._count(self._chord_part(request, state, self.encode_result(result, state)))
 
-    def _chord_part(self, request: Any, state: str, stored: Any, result: Stored | None = None) -> ChordPart:
+    def _chord_part(self, request: Any, state: str, stored: Any, result: ResultWrite | None = None) -> ChordPart:
         return ChordPart(
             request,
             lambda suffix: self.get_key_for_group(request.group, suffix),

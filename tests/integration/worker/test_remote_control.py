@@ -108,10 +108,27 @@ def ids(found):
     return {each["id"] for each in found}
 
 
+def test_a_question_to_all_is_over_with_the_last_answer_where_the_broker_tells_who_heard_it(world, served):
+    if served == "amqp":
+        pytest.skip("RabbitMQ does not say how many heard a broadcast: the whole timeout is waited for")
+    begin = time.monotonic()
+    assert world.control.inspect(timeout=60).ping() is None
+    world.worker()
+    world.worker("-P", "solo", name="two@here")
+
+    answers = world.control.inspect(timeout=60).ping()
+
+    assert sorted(answers) == ["one@here", "two@here"]
+    assert time.monotonic() - begin < 60
+
+
 def test_a_worker_says_what_it_is_and_does(world):
     worker = world.worker()
     running = world.send("nap", 60, "x")
-    wait_until(lambda: ids(world.ask("active")) == {running.id}, describe="the task to run")
+    wait_until(
+        lambda: [each["id"] for each in world.ask("active") if each["acknowledged"]] == [running.id],
+        describe="the task to run",
+    )
 
     (shown,) = world.ask("active")
     assert (shown["name"], shown["args"], shown["kwargs"]) == ("project.nap", [60, "x"], {})
