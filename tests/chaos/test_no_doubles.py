@@ -12,19 +12,23 @@ import os
 import time
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+import redis
 
-from tests.support.brokers import EACH_WITH_TEXTS, open_arena, start_server
+from celery_clone import group
+from tests.support.brokers import AMQP, EACH, EACH_WITH_TEXTS, open_arena, start_server
 from tests.support.fleet import Fleet
+from tests.support.processes import pss_bytes
 from tests.support.wait import wait_until
 
 VISIBILITY_S = float(os.environ.get("CHAOS_VISIBILITY_S", "1"))
 LEASE_S = float(os.environ.get("CHAOS_LEASE_S", "1"))
 COUNTDOWN_S = float(os.environ.get("CHAOS_COUNTDOWN_S", "3"))
 LONG_S = float(os.environ.get("CHAOS_LONG_S", "3"))
-FLOOD = int(os.environ.get("CHAOS_FLOOD", "3000"))
+FLOOD = int(os.environ.get("CHAOS_FLOOD", "1500"))
 
 DUE = 100
 LONG = 20
@@ -94,3 +98,75 @@ def test_due_and_long_tasks_run_once(fleet, broker, killed):
     wait_until(lambda: not fleet.arena.taken(), 5, lambda: f"{fleet.arena.taken()} are taken")
     for worker in workers[killed:]:
         assert worker.stop(10) == 0
+
+
+def flood(fleet: Fleet, count: int) -> None:
+    """Send *count* tasks that are due in an hour."""
+    eta = datetime.now(timezone.utc) + timedelta(hours=1)
+    for start in range(0, count, 2000):
+        numbers = range(start, min(count, start + 2000))
+        group([fleet.tasks.late.s(number, 0.0, "flood").set(eta=eta) for number in numbers]).apply_async()
+
+
+def parked(fleet: Fleet) -> int:
+    """How many tasks wait in the broker for their time."""
+    arena = fleet.arena
+    if arena.name == "redis":
+        with redis.Redis.from_url(arena.url) as client:
+            return int(client.zcard("unacked_schedule"))
+    if arena.name == "sqlite":
+        return arena.parked()
+    with arena.connection() as connection:
+        channel = connection.default_channel
+        levels = (channel.queue_declare(f"celery_delayed_{level}", passive=True) for level in range(28))
+        return sum(int(level.message_count) for level in levels)
+
+
+def assert_ten_run_at_once(fleet: Fleet, base: int) -> float:
+    """Tasks that are due now do not wait behind those that are not; how long they took."""
+    since = time.monotonic()
+    for number in range(base, base + 10):
+        fleet.tasks.early.delay(number)
+    fleet.wait_for_all("early", set(range(base, base + 10)), 10)
+    took_s = time.monotonic() - since
+    assert took_s < 2.0
+    return took_s
+
+
+@pytest.mark.timeout(60 + FLOOD // 100)
+@pytest.mark.slow
+@pytest.mark.parametrize("broker", EACH, indirect=True)
+def test_a_flood_of_due_tasks_waits_in_the_broker(fleet, broker):
+    worker = fleet.worker("-c", "2", "-n", "one@here", "-l", "WARNING", ready=False)
+    fleet.tasks.early.delay(-1)
+    fleet.wait_for_runs("early", 1, 20)
+    before = pss_bytes([worker.pid])
+    flood(fleet, FLOOD)
+    wait_until(lambda: parked(fleet) == FLOOD, 30 + FLOOD / 500, lambda: f"{parked(fleet)} are parked")
+    took_s = assert_ten_run_at_once(fleet, 0)
+    grown = pss_bytes([worker.pid]) - before
+    print(f"{broker}: {FLOOD} due in an hour; ten run in {took_s:.2f} s; {grown / 2**20:.1f} MiB more in the worker")
+    assert grown < 50 * 2**20
+    assert worker.stop(20) == 0
+    again = fleet.worker("-c", "2", "-n", "two@here", "-l", "WARNING", ready=False)
+    fleet.tasks.early.delay(-2)
+    fleet.wait_for_runs("early", 12, 20)
+    assert_ten_run_at_once(fleet, 100)
+    assert parked(fleet) == FLOOD
+    assert again.stop(20) == 0
+    assert not fleet.runs("flood.begun")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("broker", [AMQP], indirect=True)
+@pytest.mark.parametrize("fleet", ["quorum"], indirect=True)
+def test_a_quorum_queue_does_not_stand_still_behind_tasks_that_are_due_later(fleet, broker):
+    worker = fleet.worker("-c", "2", "--prefetch-multiplier", "1", "-n", "one@here")
+    for number in range(4):
+        fleet.tasks.late.apply_async((number, 0.0, "later"), countdown=3)
+    for number in range(10):
+        fleet.tasks.early.delay(number)
+    fleet.wait_for_all("early", set(range(10)), 2.5)
+    assert not fleet.runs("later")
+    assert set(fleet.wait_for_all("later", set(range(4)), 10).values()) == {1}
+    assert worker.stop(10) == 0

@@ -130,6 +130,10 @@ class Arena:
             return self._count("holder IS NOT NULL")
         return None
 
+    def parked(self) -> int:
+        """SQLite: how many messages wait for their time."""
+        return self._count("due_at IS NOT NULL")
+
     def _count(self, condition: str, *values: Any) -> int:
         query = (
             "SELECT count(*) FROM celery_messages AS messages"
