@@ -171,6 +171,7 @@ def test_redis_that_does_not_answer_is_waited_for(server, tmp_path):
 
 
 @pytest.mark.rabbitmq
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_rabbitmq_with_a_memory_alarm_is_waited_for(tmp_path):
     with RabbitServer(management=False) as server, patient(tmp_path, server.url()) as one:
