@@ -12,7 +12,8 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -23,7 +24,7 @@ from kombu.serialization import registry
 from kombu.utils.url import maybe_sanitize_url
 
 from celery_clone import states
-from celery_clone._state import current_app, get_current_task
+from celery_clone._state import _task_stack, current_app, get_current_task, get_current_worker_task
 from celery_clone.exceptions import (
     BackendGetMetaError,
     BackendStoreError,
@@ -597,6 +598,22 @@ class Backend:
         Returns the writer; ``None`` from a store that is written to one result at a time.
         """
         return None
+
+    @contextmanager
+    def _running(self, request: Any) -> Iterator[None]:
+        """Inside, the run of *request* is the current one, although it may have ended: the parent of what is sent."""
+        current = get_current_worker_task()
+        task = self.app._tasks.get(getattr(request, "task", None))
+        if task is None or (current is not None and current.request is request):
+            yield
+            return
+        _task_stack.push(task)
+        task.request_stack.push(request)
+        try:
+            yield
+        finally:
+            task.request_stack.pop()
+            _task_stack.pop()
 
     def _flush_deferred(self, task_id: str | None = None) -> None:
         """Store deferred results now: all of them, or those of one task if there are any."""

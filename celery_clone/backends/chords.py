@@ -7,12 +7,10 @@ stores with a counter use :func:`part_returned`, all others the polling task
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from celery_clone import states
-from celery_clone._state import _task_stack, get_current_worker_task
 from celery_clone.canvas import maybe_signature
 from celery_clone.exceptions import ChordError
 from celery_clone.result import GroupResult, allow_join_result
@@ -27,7 +25,6 @@ __all__ = (
     "nested_values",
     "packed_part",
     "part_returned",
-    "running",
     "saves_structure",
     "unpacked_parts",
 )
@@ -94,23 +91,6 @@ def joined(header: Any, timeout: float | None) -> list[Any]:
 
 
 # -- sending the body -------------------------------------------------------
-
-
-@contextmanager
-def running(app: Any, request: Any) -> Iterator[None]:
-    """Inside, the run of *request* is the current one, although it may have ended: it is the parent of what is sent."""
-    current = get_current_worker_task()
-    task = app._tasks.get(getattr(request, "task", None))
-    if task is None or (current is not None and current.request is request):
-        yield
-        return
-    _task_stack.push(task)
-    task.request_stack.push(request)
-    try:
-        yield
-    finally:
-        task.request_stack.pop()
-        _task_stack.pop()
 
 
 def dispatch(backend: Any, group_id: str, body: Any, values: Sequence[Any]) -> None:

@@ -482,7 +482,7 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
             if not part.is_body_sent:
                 body = maybe_signature(request.chord, app=self.app)
                 # It may have ended a moment ago, and is the body's parent all the same.
-                with chords.running(self.app, request):
+                with self._running(request):
                     self._send_chord_body(request.group, body, answer[1], answer[2])
                 part.is_body_sent = True
         finally:
