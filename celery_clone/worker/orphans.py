@@ -29,7 +29,7 @@ LATELY_S = 30.0
 """So many acknowledgements, sent within so many seconds before a connection was lost, may not have arrived."""
 
 
-class Claim(NamedTuple):
+class KnownRun(NamedTuple):
     """What is known of the run whose message came again: ``flight`` is ``None`` if it was settled before."""
 
     flight: InFlight | None
@@ -75,7 +75,7 @@ class Orphans:
         if found is not None and found[0] is flight:
             self._runs[flight.id] = (flight, found[1], how)
 
-    def claim(self, delivery: Delivery, task_id: str) -> Claim | None:
+    def claim(self, delivery: Delivery, task_id: str) -> KnownRun | None:
         """The run that *delivery* is the message of, and how it ended, if it has; it is not kept any longer."""
         found = self._runs.get(task_id)
         if found is None or not delivery.redelivered:
@@ -84,7 +84,7 @@ class Orphans:
         if retries_of(delivery) != retries:
             return None  # another try of the same call: a message of its own
         del self._runs[task_id]
-        return Claim(flight, how)
+        return KnownRun(flight, how)
 
     def drop(self, flight: InFlight) -> None:
         """Its message may run anew."""
