@@ -59,6 +59,9 @@ MOST_PAGES = 10
 SWEEP_BATCH = 100
 """Most messages that one sweep takes over, of each kind."""
 
+SWEEP_AGAIN_S = 0.02
+"""The pause between two sweeps of which the first was not enough; others want to use the server, too."""
+
 PROMOTE_BATCH = 1000
 """Most parked messages that are put into their queues in one step, which keeps the server from all else."""
 
@@ -122,6 +125,7 @@ class RedisSource:
         self._extended_at = self._bindings_at = self._clock()
         self._due_at: float | None = None
         self._due_timer: Any = None
+        self._sweep_timer: Any = None
         self._keeper = Keeper(self.lease_s / 3, self._renew_with) if renew_in_background else None
         self._pack_claim()
 
@@ -381,6 +385,8 @@ class RedisSource:
 
     def extend(self) -> None:
         """Renew what is held, put back what dead workers held, promote what is due."""
+        if self._closed:
+            return
         layout = self.layout
         self._extended_at = self._clock()
         self.flush()
@@ -391,6 +397,15 @@ class RedisSource:
         self._restore(found[0], found[1:])
         self._promoted(due)
         self._refresh_bindings()
+        if len(found) > 2 * SWEEP_BATCH and not self._quiet:
+            self._sweep_on()
+
+    def _sweep_on(self) -> None:
+        """Dead workers have left more than one sweep takes over: the next does not wait for its time."""
+        if self._hub is None:
+            self._extended_at -= self.lease_s
+        else:
+            self._sweep_timer = self._hub.call_later(SWEEP_AGAIN_S, self.extend)
 
     def _promotion(self) -> bytes:
         layout = self.layout
@@ -489,7 +504,7 @@ class RedisSource:
         """Send what is buffered and let go.  What is still held stays claimed until its lease runs out."""
         if self._closed:
             return
-        for timer in (*self._timers, *filter(None, (self._due_timer,))):
+        for timer in (*self._timers, *filter(None, (self._due_timer, self._sweep_timer))):
             timer.cancel()
         if self._keeper is not None:
             self._keeper.stop()
