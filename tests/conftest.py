@@ -23,7 +23,8 @@ import pytest
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
-from celery_clone import _state
+from celery_clone import _state, signals
+from celery_clone.utils.dispatch import Signal
 from tests.support.celery_env import celery_python as build_celery_python
 from tests.support.databases import MariaServer, MemcachedServer, PostgresServer
 from tests.support.folders import own_folder, remove_folder
@@ -305,12 +306,23 @@ def apps_of_a_test_stay_its_own() -> Iterator[None]:
 
 @contextmanager
 def ambient_apps_restored() -> Iterator[None]:
-    """Leave the ambient apps, and the tasks for all apps, as they were."""
+    """Leave the ambient apps, the tasks for all apps, and what projects add for the process, as they were."""
     declared, default = set(_state._on_app_finalizers), _state.default_app
     current = _state._tls.current_app
     # A worker in this process that sets logging up would leave caplog without a word.
     loggers = [(each, each.level, each.propagate) for each in map(logging.getLogger, ("", "celery", "celery.task"))]
+    receivers = [(each, [*each.receivers]) for each in vars(signals).values() if isinstance(each, Signal)]
+    control = sys.modules.get("celery_clone.worker.control")
+    commands = [(table, {**table}) for table in (control.Panel.data, control.Panel.meta)] if control else []
     yield
+    for each, known in receivers:
+        if len(each.receivers) != len(known):
+            each.receivers = known
+            each.sender_receivers_cache.clear()
+    for table, known_commands in commands:
+        if table.keys() != known_commands.keys():
+            table.clear()
+            table.update(known_commands)
     for logger, level, propagates in loggers:
         logger.setLevel(level)
         logger.propagate = propagates
