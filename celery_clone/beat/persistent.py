@@ -92,6 +92,7 @@ class PersistentScheduler(Scheduler):
             # Some kinds of file only notice now that they are broken.
             self._store.keys()
         except Exception as exc:  # noqa: BLE001 every kind of file has errors of its own
+            self._let_go()
             self._store = self._destroy_open_corrupted_schedule(exc)
         self._create_schedule()
         conf, store = self.app.conf, self._store
@@ -117,17 +118,26 @@ class PersistentScheduler(Scheduler):
             for field in ("entries", *ACCOUNTED):
                 if field in self._store:
                     self._store[field]
+            missing = next((field for field in ACCOUNTED if field not in self._store), None)
+            if "entries" in self._store and missing is not None:
+                logger.warning("DB Reset: Account for new %s", ACCOUNTED[missing])
+                self._store.clear()
         except (*UNREADABLE, OSError, *dbm.error) as exc:
-            self._store.cache.clear()
-            self._store.close()
+            self._let_go()
             self._store = self._destroy_open_corrupted_schedule(exc)
         if "entries" not in self._store:
             self._store["entries"] = {}
+
+    def _let_go(self) -> None:
+        """Close a file that cannot be used, without writing to it."""
+        store, self._store = self._store, None
+        if store is None:
             return
-        missing = next((field for field in ACCOUNTED if field not in self._store), None)
-        if missing is not None:
-            logger.warning("DB Reset: Account for new %s", ACCOUNTED[missing])
-            self._store.clear()
+        try:
+            store.cache.clear()
+            store.close()
+        except Exception as exc:  # noqa: BLE001 every kind of file has errors of its own
+            logger.debug("The damaged schedule file could not be closed: %r", exc)
 
     # -- the entries
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import shelve
 import signal
@@ -545,6 +546,7 @@ def test_a_corrupt_file_is_kept_aside_and_a_new_one_begun(app, in_file, tmp_path
     scheduler.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_file_that_was_cut_off_anywhere_is_no_obstacle(app, in_file, tmp_path):
     app.conf.beat_schedule = {"a": {"task": "a", "schedule": 100.0}}
     in_file().close()
@@ -560,6 +562,8 @@ def test_a_file_that_was_cut_off_anywhere_is_no_obstacle(app, in_file, tmp_path)
 
             assert list(scheduler.schedule) == ["a"], (path.name, size)
             scheduler.close()
+    # From Python 3.13 such a file is SQLite's, and dbm does not close one that it cannot open.
+    gc.collect()
 
 
 def test_a_file_that_may_not_be_used_is_left_alone(app, in_file, tmp_path, caplog):
