@@ -78,9 +78,9 @@ class PersistentScheduler(Scheduler):
             )
             raise exc
         logger.error(
-            "The schedule file %r is damaged: %r. It is kept as %r, and a new one is begun.",
+            "The schedule file %r is damaged: %s. It is kept as %r, and a new one is begun.",
             self.schedule_filename,
-            exc,
+            repr(exc),  # as text: the error holds the file open for as long as somebody keeps the record
             self._put_aside(),
         )
         return self._open_schedule()
