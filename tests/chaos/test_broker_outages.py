@@ -374,7 +374,7 @@ def leasing(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.timeout(60)
 def test_a_task_longer_than_the_visibility_timeout_runs_once(request, targets, leasing):
-    target = targets(leasing, request.getfixturevalue(f"{leasing}_url"), visibility_timeout=1.0, lease=1.0)
+    target = targets(leasing, request.getfixturevalue(f"{leasing}_url"), visibility_timeout=2.0, lease=2.0)
     for pool in ("prefork", "solo"):
         target.worker("-c", "1", "-P", pool, "-Q", pool, "-n", f"{pool}@here")
         target.tasks.blocked.apply_async((pool, "gate"), queue=pool)
@@ -382,7 +382,7 @@ def test_a_task_longer_than_the_visibility_timeout_runs_once(request, targets, l
     # One that has nothing to do but to take over what others seem to have left.
     target.worker("-c", "2", "-Q", "prefork,solo,celery", "-n", "idle@here")
     done = threading.Event()
-    done.wait(4.0)  # the time itself is what is tested
+    done.wait(6.0)  # the time itself is what is tested
     target.gate("gate")
     for pool in ("prefork", "solo"):
         target.wait_for_lines(f"{pool}.ended")
