@@ -45,6 +45,9 @@ HELD_UP = (
     "without an await. Use asyncio.to_thread(), or make it a plain function, which runs in a thread."
 )
 
+LOOK_S = 0.005
+"""How often a pool that ends looks whether its coroutines have: their loops are in other threads."""
+
 
 class TaskPool(ThreadPool):
     """Runs at most *limit* tasks at once: coroutines on a loop, functions in threads as that pool does.
@@ -99,7 +102,7 @@ class TaskPool(ThreadPool):
         if self._home is None:
             return
         while self._jobs_handed:
-            time.sleep(0.005)
+            time.sleep(LOOK_S)
         self._end(wait=True)
 
     def on_terminate(self) -> None:
@@ -113,7 +116,7 @@ class TaskPool(ThreadPool):
         for home in self._homes:
             home.post(home.end_all)
         while any(home.running for home in self._homes) and time.monotonic() < until:
-            time.sleep(0.005)
+            time.sleep(LOOK_S)
 
     def _end(self, wait: bool) -> None:
         homes, self._homes, self._home = self._homes, [], None
