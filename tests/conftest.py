@@ -331,9 +331,12 @@ def ambient_apps_restored() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def the_memory_broker_is_empty() -> Iterator[None]:
-    """kombu keeps the queues of ``memory://`` for the life of the process; here they live for one test."""
+def the_memory_of_the_process_is_empty() -> Iterator[None]:
+    """``memory://`` and ``cache+memory://`` keep messages and results for the life of the process; here for one test."""
     yield
+    results = sys.modules.get("celery_clone.backends.cache")
+    if results is not None:
+        results.DummyClient().store.items.clear()
     memory = sys.modules.get("kombu.transport.memory")
     if memory is not None:
         memory.Transport.global_state.clear()

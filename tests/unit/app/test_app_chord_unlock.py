@@ -19,7 +19,6 @@ def app() -> Iterator[Celery]:
         app.conf.task_default_queue = "tasks"
         app.task(name="sum")(sum)
         yield app
-        app.backend.client.store.items.clear()
 
 
 def messages(app: Celery) -> list[Any]:
