@@ -90,6 +90,7 @@ class AmqpSource:
         self._consumers: dict[str, str] = {}
         self._tags: dict[str, str] = {}
         self._load: dict[str, int] = {}
+        self._cancelled: list[str] = []
         self._arrived: deque[Delivery] = deque()
         self._taken: dict[int, str] = {}
         self._acks: set[int] = set()
@@ -127,6 +128,7 @@ class AmqpSource:
         for name in [name for name in self._consumers if name not in wanted]:
             self._cancel(name)
             self._give_back(name)
+        self._cancelled = [name for name in self._cancelled if name in wanted]
         if self._window is None:
             self._set_window(self._floor)
         for name, queue in wanted.items():
@@ -138,7 +140,30 @@ class AmqpSource:
     def _consume(self, name: str) -> None:
         tag = self._consumers[name] = uuid()
         self._tags[tag], self._load[tag] = name, 0
-        self._queues[name].consume(consumer_tag=tag, callback=self._on_message, no_ack=False)
+        self._queues[name].consume(
+            consumer_tag=tag, callback=self._on_message, no_ack=False, on_cancel=self._on_cancelled
+        )
+
+    def _on_cancelled(self, tag: str) -> None:
+        """The broker ended a consumer: its queue was deleted, or moves to another node of the cluster.
+
+        What was delivered stays good, so this is no reason to give the connection up, as py-amqp would.
+        """
+        name = self._tags.pop(tag, None)
+        if name is None:
+            return
+        del self._consumers[name], self._load[tag]
+        logger.warning("The broker cancelled the consumer of queue %r, which is declared and consumed anew.", name)
+        self._cancelled.append(name)
+        self._tell_soon()
+
+    def _consume_again(self) -> None:
+        """Take up the queues whose consumers the broker ended."""
+        names, self._cancelled = self._cancelled, []
+        for name in names:
+            if name not in self._consumers:
+                self._queues[name].declare()
+                self._consume(name)
 
     def _cancel(self, name: str, nowait: bool = False) -> None:
         """Cancel the consumer of one queue; what the broker sent before it knew is still taken."""
@@ -200,9 +225,13 @@ class AmqpSource:
                 facts=facts,
             )
         )
-        if not self._pumping and self._hub is not None and not self._told:
+        if not self._pumping:
             # py-amqp is reading: because of TLS, or since somebody waits for an answer on this connection.
             # Whoever is told now would read inside of that.
+            self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        if self._hub is not None and not self._told:
             self._told = True
             self._hub.call_soon(self._tell)
 
@@ -218,7 +247,10 @@ class AmqpSource:
         self.flush()
         if self._quiet:
             self._read(0.0)  # without a hub nobody else would: what was on its way is given back as it comes
-        if self._quiet or credit <= 0:
+            return []
+        if self._cancelled:
+            self._consume_again()
+        if credit <= 0:
             return []
         self._fit_window(credit)
         arrived = self._arrived

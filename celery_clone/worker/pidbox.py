@@ -183,6 +183,7 @@ class Pidbox:
             self._close_channel(c)
             c.timer.call_after(RETRY_S, c.call_soon, (self._start_again, c.connection))
             return
+        when_cancelled(c, self.consumer, self.reset)
         subscribe_now(c.connection)
         self.janitor.start(self.node.channel)
 
@@ -382,6 +383,7 @@ class Inquiry:
                 accept=mailbox.accept,
             )
             self._consumer.consume()
+            when_cancelled(c, self._consumer, self.stop)
         for number, delay in enumerate(LOOKS_S, 1):
             look = self._look, number == len(LOOKS_S)
             self._timers.append(c.timer.call_after(delay, c.call_soon, look))
@@ -439,9 +441,26 @@ class Inquiry:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
-        if queue is not None:
+        if queue is None:
+            return
+        if consumer is None:
             self.c.ignoring_errors(queue.delete, nowait=True)
-            let_go(self.c, queue.channel, consumer)
+        # Else it goes with its consumer. Deleted before that, RabbitMQ would end the consumer by itself, which
+        # py-amqp tells as the end of the connection.
+        let_go(self.c, queue.channel, consumer)
+
+
+def when_cancelled(c: Any, consumer: Any, renew: Callable[[], None]) -> None:
+    """Have *renew* called when the broker ends *consumer* by itself, because its queue was deleted."""
+    connection = c.connection
+
+    def renew_if_connected() -> None:
+        if c.connection is connection:
+            renew()
+
+    callbacks = getattr(consumer.channel, "cancel_callbacks", None)  # RabbitMQ alone does so
+    if callbacks is not None:
+        callbacks.update(dict.fromkeys(consumer._active_tags.values(), lambda _tag: c.call_soon(renew_if_connected)))
 
 
 def let_go(c: Any, channel: Any, consumer: Any = None) -> None:

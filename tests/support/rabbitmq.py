@@ -105,13 +105,6 @@ class RabbitServer:
             text = answer.read()
         return json.loads(text) if text else None
 
-    def close_connections(self) -> int:
-        """Make the server close every client connection; returns how many. Needs ``management=True``."""
-        names = [connection["name"] for connection in self.ask("GET", "connections")]
-        for name in names:
-            self.ask("DELETE", "connections/" + urllib.request.quote(name, safe=""))
-        return len(names)
-
     def start(self) -> None:
         """Start the node and return when it speaks AMQP (and HTTP, if it has that)."""
         if self._node is not None:

@@ -17,7 +17,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from celery_clone.bootsteps import ConsumerStep
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.objects import Bunch
-from celery_clone.worker.pidbox import let_go
+from celery_clone.worker.pidbox import let_go, when_cancelled
 
 __all__ = ("Gossip",)
 
@@ -87,6 +87,12 @@ class Gossip(ConsumerStep):
     def start(self, c: Any) -> None:
         super().start(c)
         self.dispatcher = c.event_dispatcher
+        for consumer in self.consumers or ():
+            when_cancelled(c, consumer, partial(self._listen_again, c))
+
+    def _listen_again(self, c: Any) -> None:
+        self.stop(c)
+        self.start(c)
 
     def stop(self, c: Any) -> None:
         """Listen no more.  Legal early and twice."""

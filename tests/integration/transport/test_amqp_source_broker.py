@@ -283,14 +283,33 @@ def test_a_cut_connection_is_a_connection_error(
     assert values(take(desk.source(epoch=1), 1)) == [1]
 
 
-def test_a_queue_that_is_deleted_is_an_error_after_which_one_reconnects(desk: Desk) -> None:
-    source = desk.source()
-    desk.channel.queue_delete("q")
+def test_a_queue_that_is_deleted_is_declared_and_consumed_anew_and_no_delivery_is_given_up(desk: Desk) -> None:
+    source = desk.source(Queue("kept"), Queue("deleted"))
+    desk.publish(1, queue="kept")
+    held = take(source, 1)
 
-    with pytest.raises(source.connection.recoverable_connection_errors + source.connection.channel_errors):
-        end = time.monotonic() + 5
-        while time.monotonic() < end:
-            source.take(1, timeout=0.05)
+    desk.channel.queue_delete("deleted")
+    wait_until(lambda: source._read(0.05) or source._cancelled, 5, "the broker to say so")
+    source.take(1)
+    desk.publish(2, queue="deleted")
+
+    assert values(take(source, 1)) == [2]
+    source.ack([held[0].tag])
+    source.flush()
+    source.close()
+    assert desk.ready("kept") == 0
+
+
+def test_a_queue_that_is_deleted_and_no_longer_wanted_stays_deleted(desk: Desk) -> None:
+    source = desk.source(Queue("kept"), Queue("deleted"))
+
+    desk.channel.queue_delete("deleted")
+    wait_until(lambda: source._read(0.05) or source._cancelled, 5, "the broker to say so")
+    source.set_queues([Queue("kept")])
+    source.take(1)
+
+    names = {queue["name"] for queue in desk.server.ask("GET", f"queues/{desk.url.rpartition('/')[2]}")}
+    assert names == {"kept"}
 
 
 def test_deliveries_that_were_pushed_before_the_source_went_quiet_are_given_back(desk: Desk) -> None:

@@ -21,6 +21,8 @@ from celery_clone import Celery
 app = Celery("project", broker=os.environ["BROKER"], set_as_current=False)
 app.conf.update(
     broker_heartbeat=0,
+    control_queue_exclusive=False,
+    event_queue_exclusive=False,
     worker_cancel_long_running_tasks_on_connection_loss=bool(os.environ.get("CANCEL")),
 )
 
@@ -55,10 +57,10 @@ def shop(proxied, tmp_path):
     (tmp_path / "project.py").write_text(PROJECT)
     project = load_project(tmp_path / "project.py", {"BROKER": direct})
 
-    def worker(**environment):
+    def worker(*options, **environment):
         return WorkerProcess(
             "project",
-            ["-c", "1", "--without-gossip", "--without-mingle"],
+            ["-c", "1", *(options or ("--without-gossip", "--without-mingle"))],
             folder=tmp_path,
             environment={"BROKER": through, **environment},
         )
@@ -97,3 +99,38 @@ def test_a_task_cancelled_for_a_lost_connection_runs_again(shop, tmp_path):
         wait_until(lambda: lines_of(Path(f"{path}.begun")) == 2, 15, worker.log)
         path.touch()
         wait_until(lambda: lines_of(Path(f"{path}.done")) == 1, 10, worker.log)
+
+
+def test_queues_that_are_deleted_under_a_worker_cost_it_neither_its_connection_nor_its_task(
+    shop, tmp_path, rabbitmq_server, rabbitmq_url
+):
+    """RabbitMQ ends a consumer whose queue is gone, which py-amqp tells as a lost connection."""
+    proxy, project, make = shop
+    path, host = tmp_path / "go", rabbitmq_url.rpartition("/")[2]
+
+    def queues():
+        return {queue["name"] for queue in rabbitmq_server.ask("GET", f"queues/{host}")}
+
+    with make("-n", "w@here") as worker:
+        project.wait_for.delay(str(path))
+        wait_until(lambda: lines_of(Path(f"{path}.begun")) == 1, 10, worker.log)
+        worker.wait_for_log("mingle: all alone")
+        made, deleted = proxy.connections_made, queues()
+        assert any(name.startswith("celeryev.") for name in deleted)
+        with project.app.connection_for_write() as connection:
+            for name in deleted:
+                connection.default_channel.queue_delete(name)
+        worker.wait_for_log("cancelled the consumer of queue 'celery'")
+
+        ping = project.app.control.ping
+        wait_until(lambda: ping(["w@here"], timeout=0.5, limit=1), 10, worker.log)
+        assert {"celery", "w@here.celery.pidbox"} < queues()
+        assert any(name.startswith("celeryev.") for name in queues())
+        path.touch()
+        wait_until(lambda: lines_of(Path(f"{path}.done")) == 1, 10, worker.log)
+        project.wait_for.delay(str(path))
+        wait_until(lambda: lines_of(Path(f"{path}.done")) == 2, 10, worker.log)
+
+    assert lines_of(Path(f"{path}.begun")) == 2
+    assert proxy.connections_made == made
+    assert "Traceback" not in worker.log()
