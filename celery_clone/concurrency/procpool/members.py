@@ -120,8 +120,12 @@ class Member:
         if code is not None:
             return True, code
         try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
+            if hasattr(os, "waitid"):
+                # Its number may be another process' already, so the question is not whether there is such a process.
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            else:
+                os.kill(self.pid, 0)
+        except (ChildProcessError, ProcessLookupError):
             popen.returncode = 0  # or billiard would signal that number when this program ends
             return True, None
         return False, None

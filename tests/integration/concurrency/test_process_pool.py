@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -214,12 +215,17 @@ def test_a_job_that_takes_its_process_down_is_lost_with_the_exit_status(bench, t
 
 
 def test_jobs_whose_reports_waited_in_a_dead_child_are_lost_with_it(bench):
-    one = bench(1, flush_seconds=1.5)
-    (gate,) = one.submit("sleep:0.2")
-    one.begun(gate)
-    seqs = one.submit("echo:x", "kill_self", flags=MAY_WAIT)
-    one.ended([gate, *seqs])
-    assert [type(one.final(seq)) for seq in seqs] == [Lost, Lost]
+    one = bench(1, flush_seconds=60.0)
+    (done,) = one.submit("echo:x")
+    (member,) = one.pool._members.values()
+    one.serve_until(lambda: member.slot.held() == [done], what="the end of the job")
+    one.pool._runner.flush_seconds = 0.0
+    (waiting,) = one.submit("echo:y")
+    os.kill(member.pid, signal.SIGKILL)
+    one.ended([done, waiting])
+    assert one.final(done) == Lost(done, member.pid, -signal.SIGKILL)
+    assert one.value(waiting) == "y"
+    assert one.results() == [waiting]
 
 
 def test_a_job_that_exits_has_failed_and_the_child_is_replaced(bench):
@@ -363,6 +369,25 @@ def test_a_child_whose_end_somebody_else_waited_for_is_replaced(bench):
     one.ended([seq])
     assert one.final(seq) == Lost(seq, pid, None)
     one.ended(one.submit("echo:x"))
+
+
+def test_a_child_whose_number_is_another_process_by_now_is_replaced_and_the_other_one_is_spared(bench):
+    one = bench(1)
+    (seq,) = one.submit("sleep:30")
+    pid = one.begun(seq)
+    started = subprocess.run(["sh", "-c", "sleep 60 >&- & echo $!"], stdout=subprocess.PIPE, check=True)
+    stranger = int(started.stdout)
+    try:
+        (member,) = one.pool._members.values()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        member.pid = member._process._popen.pid = stranger
+        one.ended([seq])
+        assert one.final(seq) == Lost(seq, stranger, None)
+        one.ended(one.submit("echo:x"))
+        assert is_alive(stranger)
+    finally:
+        strike(stranger, signal.SIGKILL)
 
 
 def test_a_child_stopped_by_a_signal_keeps_its_job_and_the_others_go_on(bench):
