@@ -1,6 +1,6 @@
 """The pool that is none: each task runs in the worker's own process and thread.
 
-Chosen with ``--pool=solo``.  While a task runs the worker does nothing else: no heartbeats, no commands.
+Chosen with ``--pool=solo``.  While a task runs the worker takes no messages and no commands.
 """
 
 from __future__ import annotations

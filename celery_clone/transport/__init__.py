@@ -36,7 +36,10 @@ class SourceRow(NamedTuple):
 REDIS_SOURCE = SourceRow(
     "celery_clone.transport.redis_source:RedisSource", ("previous", "lease_s", "renew_in_background")
 )
-AMQP_SOURCE = SourceRow("celery_clone.transport.amqp_source:AmqpSource", ("prefetch", "global_qos", "delay_queue_type"))
+AMQP_SOURCE = SourceRow(
+    "celery_clone.transport.amqp_source:AmqpSource",
+    ("prefetch", "global_qos", "delay_queue_type", "renew_in_background"),
+)
 SQLITE_SOURCE = SourceRow(
     "celery_clone.transport.sqlite_source:SqliteSource", ("previous", "lease_s", "renew_in_background")
 )
@@ -94,8 +97,8 @@ def open_source(
         delay_queue_type: RabbitMQ: the type of the queues that due messages wait in, if they must be declared.
         lease_s: Redis: seconds for which a claim is safe without renewal; ``None`` for the transport
             option ``lease``, whose default is 10.
-        renew_in_background: Redis and SQLite: renew leases from a thread; needed where tasks run in the loop's own
-            thread (solo and green pools), because a loop that stands still renews nothing.
+        renew_in_background: renew leases (RabbitMQ: send heartbeats) from a thread; needed where tasks run in the
+            loop's own thread (solo and green pools), because a loop that stands still does neither.
 
     Raises the connection errors of the transport.
     """

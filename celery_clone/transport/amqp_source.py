@@ -17,6 +17,7 @@ from kombu.utils.uuid import uuid
 
 from celery_clone.message.delivery import Delivery
 from celery_clone.transport.amqp_frames import FrameTap, RawDelivery, can_pump, decode_properties, pump
+from celery_clone.transport.amqp_heartbeats import Heartbeats
 from celery_clone.transport.amqp_parking import Parking
 from celery_clone.transport.waits import CLOSING_TIMEOUT_S, readable
 from celery_clone.utils.log import get_logger
@@ -66,6 +67,7 @@ class AmqpSource:
         prefetch: int = 0,
         global_qos: bool | None = None,
         delay_queue_type: str = "quorum",
+        renew_in_background: bool = False,
     ) -> None:
         """*connection* is a connected :class:`kombu.Connection`; see :func:`transport.open_source`."""
         self.connection = connection
@@ -75,6 +77,7 @@ class AmqpSource:
         self._amqp = self.channel.connection
         self._tap: FrameTap | None = FrameTap(self._amqp, self.channel.channel_id, self._on_delivery)
         self._pumps = can_pump(self._amqp)
+        self._heartbeats = Heartbeats(self._amqp) if renew_in_background and self._amqp.heartbeat else None
         self._prefix = f"{epoch}."
         self._global_qos = not connection.qos_semantics_matches_spec if global_qos is None else global_qos
         # A window that belongs to each consumer cannot be widened for what is held.
@@ -458,6 +461,8 @@ class AmqpSource:
         finally:
             if self._parking is not None:
                 self._parking.close()
+            if self._heartbeats is not None:
+                self._heartbeats.stop()
             self._arrived.clear()
             tap, self._tap = self._tap, None
             if tap is not None:

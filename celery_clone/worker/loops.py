@@ -36,8 +36,8 @@ def check_heartbeat(connection: Any, hub: Any, heartbeat: Any, rate: float) -> A
         interval = min(LISTEN_S, max(1.0, heartbeat / max(rate, 1.0)))
 
         def check() -> None:
-            connection.heartbeat_check(rate)
-            silence.check(time.monotonic())
+            if silence.check(time.monotonic()):
+                connection.heartbeat_check(rate)
 
         return hub.call_repeatedly(interval, check)
     return None
@@ -56,8 +56,8 @@ class Silence:
         self._received = -1
         self._since = self._looked_at = 0.0
 
-    def check(self, now: float) -> None:
-        """To be called every few seconds.
+    def check(self, now: float) -> bool:
+        """To be called every few seconds; has the loop listened since the last call?
 
         Raises:
             ConnectionAbortedError: nothing has come for too long.
@@ -68,6 +68,7 @@ class Silence:
             self._received, self._since = received, now
         elif self.limit_s < now - self._since and self.connection.heartbeat:
             raise ConnectionAbortedError(f"Nothing came from the broker for {now - self._since:.0f} s.")
+        return listened
 
 
 def pulse(obj: Any, heartbeat: Any, rate: float) -> Callable[[], None]:
@@ -79,8 +80,8 @@ def pulse(obj: Any, heartbeat: Any, rate: float) -> Callable[[], None]:
         nonlocal beat_at
         connection, now = obj.connection, time.monotonic()
         if interval and connection is not None and now - beat_at >= interval:
-            beat_at = now
-            if getattr(connection, "supports_heartbeats", False):
+            listened, beat_at = now - beat_at < 2 * interval, now
+            if listened and getattr(connection, "supports_heartbeats", False):
                 connection.heartbeat_check(rate)
 
     return beat

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,29 @@ def test_a_task_that_outlasts_the_consumer_timeout_runs_once_and_the_worker_live
         assert worker.stop(10) == 0
         assert len(fleet.runs("long.begun")) == 1
         assert fleet.arena.waiting("celery") == 0, "its message was not acknowledged"
+    finally:
+        fleet.close()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.rabbitmq
+def test_a_task_of_the_solo_pool_outlasts_the_heartbeats_and_stays_with_its_worker(
+    rabbitmq_url: str, tmp_path: Path
+) -> None:
+    """The broker closes a connection that is silent for two heartbeats, and another worker would get the task."""
+    fleet = Fleet(Arena("amqp", rabbitmq_url, "rpc://"), tmp_path, settings={"broker_heartbeat": 1})
+    try:
+        workers = [fleet.worker("-P", "solo", "-n", f"{name}@here", "--without-mingle") for name in ("one", "other")]
+        fleet.tasks.late_until.delay("long", "end of long")
+        fleet.wait_for_runs("long.begun")
+        silent = time.monotonic() + 4
+        wait_until(lambda: time.monotonic() > silent, 10, "four heartbeats")
+        fleet.open("end of long")
+        fleet.wait_for_runs("long")
+        assert [worker.stop(10) for worker in workers] == [0, 0]
+        assert len(fleet.runs("long.begun")) == 1
+        assert not any("lost" in worker.log() for worker in workers)
+        assert fleet.arena.waiting("celery") == 0
     finally:
         fleet.close()
 

@@ -218,9 +218,7 @@ class Consumer:
         """Seconds between AMQP heartbeats: as set, else so often that a dead connection is known within a minute."""
         conf = self.app.conf
         wanted = int(conf.broker_heartbeat or 0)
-        if conf.value_set_for("broker_heartbeat") or getattr(self.pool, "runs_here", False):
-            return wanted  # a loop that stands still while a task runs sends none
-        return min(wanted, HEARTBEAT_S)
+        return wanted if conf.value_set_for("broker_heartbeat") else min(wanted, HEARTBEAT_S)
 
     # --- life --------------------------------------------------------------------
 

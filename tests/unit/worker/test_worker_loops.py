@@ -24,9 +24,9 @@ def test_a_broker_that_says_nothing_for_three_quarters_of_an_interval_is_gone():
 def test_a_loop_that_stood_still_has_not_listened():
     connection = SimpleNamespace(heartbeat=60, bytes_recv=1)
     silence = Silence(connection)
-    silence.check(100.0)
-    silence.check(400.0)  # a task ran; what the broker said meanwhile is not read yet
-    silence.check(405.0)
+    assert not silence.check(100.0)
+    assert not silence.check(400.0)  # a task ran; what the broker said meanwhile is not read yet
+    assert silence.check(405.0)
 
 
 def test_without_heartbeats_silence_means_nothing():
