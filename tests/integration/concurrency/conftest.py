@@ -94,6 +94,12 @@ class Actor:
             return "soft"
         return "slept"
 
+    def until(self, argument: str, job: frames.Job) -> str:
+        """Go on when there is a file *argument*."""
+        while not Path(argument).exists():
+            time.sleep(0.005)
+        return "gone on"
+
     def spin(self, argument: str, job: frames.Job) -> str:
         until = time.monotonic() + float(argument)
         while time.monotonic() < until:
