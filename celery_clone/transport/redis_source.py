@@ -59,6 +59,9 @@ MOST_PAGES = 10
 SWEEP_BATCH = 100
 """Most messages that one sweep takes over, of each kind."""
 
+OTHERS_ARE_BACK_S = 6.0
+"""Who lost the connection tries again at least so often, whatever the lease: see ``BACKOFF_MAX_S`` of the consumer."""
+
 SWEEP_AGAIN_S = 0.02
 """The pause between two sweeps of which the first was not enough; others want to use the server, too."""
 
@@ -105,6 +108,8 @@ class RedisSource:
         self.epoch = epoch
         self.held: Held = previous.held if previous is not None else Held()
         self._clock = time.monotonic
+        self._reconnects = previous is not None
+        self._sweeps_from = 0.0
         self._timeouts = {
             "socket_timeout": self.channel.socket_timeout or REDIS_REPLY_TIMEOUT_S,
             "socket_connect_timeout": self.channel.socket_connect_timeout
@@ -162,9 +167,8 @@ class RedisSource:
         self._lists = self.layout.lists_of(self._queues)
         self._bell.set_keys(self._lists)
         self._pack_claim()
-        if self.held.tags:
-            # Their leases may be about to run out, if the connection was away for long.
-            self._forget(self._call([self.renewal()])[0])
+        # Leases may be about to run out, if the connection was away for long.
+        self._forget(self._call([self.renewal()])[0])
 
     def _consume(self, queue: str) -> str:
         consumer_tag = uuid()
@@ -391,7 +395,8 @@ class RedisSource:
         self._extended_at = self._clock()
         self.flush()
         keys = layout.unacked, layout.unacked_index, layout.leases, layout.sweeps
-        sweep = pack_script(SWEEP, keys, self.lease_s, layout.visibility_s, SWEEP_BATCH)
+        most = SWEEP_BATCH if self._extended_at >= self._sweeps_from else 0
+        sweep = pack_script(SWEEP, keys, self.lease_s, layout.visibility_s, most, SWEEP_BATCH)
         gone, found, due = self._call([self.renewal(), sweep, self._promotion()])
         self._forget(gone)
         self._restore(found[0], found[1:])
@@ -405,6 +410,8 @@ class RedisSource:
         if self._hub is None:
             self._extended_at -= self.lease_s
         else:
+            if self._sweep_timer is not None:
+                self._sweep_timer.cancel()
             self._sweep_timer = self._hub.call_later(SWEEP_AGAIN_S, self.extend)
 
     def _promotion(self) -> bytes:
@@ -438,7 +445,7 @@ class RedisSource:
 
     def renewal(self) -> bytes:
         """The command that renews all leases."""
-        keys = self.layout.unacked_index, self.layout.leases
+        keys = self.layout.unacked_index, self.layout.leases, self.layout.sweeps
         return pack_script(RENEW, keys, self.lease_s, *list(self.held.tags))
 
     def _forget(self, gone: Iterable[bytes]) -> None:
@@ -533,6 +540,12 @@ class RedisSource:
         client.connect()
         return client
 
+    def _defer_sweeping(self) -> None:
+        """Others could not renew either while the server was away: they are given the time to come back first."""
+        grace_s = max(self.lease_s, OTHERS_ARE_BACK_S) if self._reconnects else self.lease_s
+        self._reconnects = True
+        self._sweeps_from = self._clock() + grace_s
+
     def _call(self, commands: Sequence[bytes]) -> list[Any]:
         """Send commands in one write and return their replies.
 
@@ -541,6 +554,7 @@ class RedisSource:
         try:
             if self._redis is None:
                 self._redis = self._connect()
+                self._defer_sweeping()
             replies = self.talk(self._redis, commands)
             unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if unknown:
@@ -576,9 +590,9 @@ class RedisSource:
 
     def _renew_with(self, client: Any) -> Any:
         """Renew the leases over *client*, a new connection if there is none yet; for :class:`Keeper`."""
-        if self.held.tags:
-            client = client or self._connect()
-            self.talk(client, [pack("SCRIPT", "LOAD", RENEW.text), self.renewal()])
+        client = client or self._connect()
+        # Where nothing is held, too: it tells for how long leases could be renewed, while the loop stands still.
+        self.talk(client, [pack("SCRIPT", "LOAD", RENEW.text), self.renewal()])
         return client
 
 

@@ -1,7 +1,8 @@
--- Renew the claims of a living worker.
+-- Renew the claims of a living worker, and note that the server could be reached at this time.
 --
 -- KEYS[1]  zset  unacked_index   tag -> time of the last renewal; kombu gives back what is old
 -- KEYS[2]  zset  unacked_leases  tag -> time until which the claim is safe
+-- KEYS[3]  hash  unacked_sweeps  since, last: since when renewals have followed each other without a gap
 --
 -- ARGV[1]  seconds of the lease
 -- ARGV[2+] the tags the worker holds
@@ -11,9 +12,20 @@
 local time = redis.call('TIME')
 local micros = string.format('%06d', time[2])
 local now = time[1] .. '.' .. micros
-local expiry = string.format('%.6f', tonumber(now) + tonumber(ARGV[1]))
+local seconds, lease = tonumber(now), tonumber(ARGV[1])
+local expiry = string.format('%.6f', seconds + lease)
 local CHUNK = 500
 local gone = {}
+
+-- Renewed is every third of a lease.  After a longer gap, by a pause of the server, an outage or a step of its
+-- clock, leases may have run out though their owners live; sweep.lua gives them time to renew.  Half a lease, so
+-- that a claim whose renewal came just before the gap has not run out yet where the gap is too short to be seen.
+local since, last = unpack(redis.call('HMGET', KEYS[3], 'since', 'last'))
+local gap = last and seconds - tonumber(last)
+if not since or not gap or gap < 0 or gap > lease / 2 then
+    since = now
+end
+redis.call('HSET', KEYS[3], 'since', since, 'last', now)
 
 for at = 2, #ARGV, CHUNK do
     local times, expiries = {}, {}

@@ -22,6 +22,7 @@ from celery_clone.transport import open_publisher, open_source
 from celery_clone.transport.protocols import Destination, SendOptions
 from celery_clone.transport.redis_layout import SWEEP, pack, pack_script
 from celery_clone.transport.redis_source import RedisSource
+from celery_clone.worker.consumer.consumer import BACKOFF_MAX_S
 from tests.support.proxy import TcpProxy
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
@@ -266,6 +267,117 @@ def test_nothing_is_taken_over_after_the_server_stood_still_for_longer_than_a_le
     first.extend()
     assert idle_for(second, 3 * LEASE_S, first)
     assert held.tag in first.held.tags
+
+
+class Time:
+    """Time that passes at once, for the server and for some workers."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.passed_s = 0.0
+
+    def rules(self, source: RedisSource) -> RedisSource:
+        """*source* goes by this clock, and has been connected since it began."""
+        source._clock = lambda: self.passed_s
+        source._sweeps_from = source.lease_s
+        return source
+
+    def passes(self, seconds: float) -> None:
+        self.passed_s += seconds
+        store = self.fleet.store
+        for key in ("unacked_index", "unacked_leases"):
+            for member, score in store.zrange(key, 0, -1, withscores=True):
+                store.zadd(key, {member: score - seconds})
+        for field, at in store.hgetall("unacked_sweeps").items():
+            store.hset("unacked_sweeps", field, str(float(at) - seconds))
+
+    def passes_for(self, seconds: float, *living: RedisSource) -> None:
+        """As :meth:`passes`, with the *living* at work meanwhile."""
+        ends = self.passed_s + seconds
+        while self.passed_s < ends - 1e-6:
+            self.passes(min(living[0].lease_s / 3, ends - self.passed_s))
+            for source in living:
+                source.extend()
+
+
+LONG_S = 60.0
+"""A lease that does not run out in the time that a test takes."""
+
+
+def test_leases_that_ran_out_in_an_outage_shorter_than_one_are_left_to_their_owners(fleet: Fleet) -> None:
+    time = Time(fleet)
+    owner, other = time.rules(fleet.source(lease_s=LONG_S)), time.rules(fleet.source("unused", lease_s=LONG_S))
+    fleet.publish("1")
+    (held,) = owner.take(1)
+    other.set_queues([Queue("q")])
+    time.passes_for(3 * LONG_S, owner, other)
+    time.passes(LONG_S / 4)
+    other.extend()  # its renewal comes just before the server is gone, the owner's would come just after that
+
+    time.passes(0.9 * LONG_S)
+    other.extend()
+    assert fleet.store.zrangebyscore("unacked_leases", "-inf", f"({time_of(fleet)}") != []
+    assert list(other.take(5)) == []
+    owner.extend()
+    time.passes_for(3 * LONG_S, owner, other)
+
+    assert list(other.take(5)) == []
+    assert held.tag in owner.held.tags
+
+
+def time_of(fleet: Fleet) -> str:
+    seconds, micros = fleet.store.time()
+    return f"{seconds}.{micros:06d}"
+
+
+def test_what_a_dead_worker_held_is_taken_over_one_lease_after_an_outage(fleet: Fleet) -> None:
+    time = Time(fleet)
+    dead, other = time.rules(fleet.source(lease_s=LONG_S)), time.rules(fleet.source("unused", lease_s=LONG_S))
+    fleet.publish("1")
+    assert len(dead.take(1)) == 1
+    other.set_queues([Queue("q")])
+    time.passes_for(LONG_S / 2, other)
+
+    time.passes(3 * LONG_S)
+    other.extend()
+    time.passes_for(0.9 * LONG_S, other)
+    assert list(other.take(1)) == []
+    time.passes_for(0.2 * LONG_S, other)
+    assert ids(other.take(1)) == ["1"]
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["again", "first"])
+def test_a_worker_that_has_just_connected_takes_over_nothing_for_a_lease(fleet: Fleet, again: bool) -> None:
+    """Who was away with it may need as long, though a third has seen no outage."""
+    time = Time(fleet)
+    owner, third = time.rules(fleet.source(lease_s=LONG_S)), time.rules(fleet.source("unused", lease_s=LONG_S))
+    fleet.publish("1")
+    (held,) = owner.take(1)
+    time.passes_for(0.8 * LONG_S, third)
+    previous = fleet.source("unused") if again else None
+    back = fleet.source("unused", lease_s=LONG_S, previous=previous)
+    back._clock = lambda: time.passed_s
+    back._defer_sweeping()
+    third.close()
+    time.passes_for(0.9 * LONG_S, back)
+    assert fleet.store.zscore("unacked_leases", held.tag) < float(time_of(fleet))
+    assert fleet.store.llen("q") == 0
+
+    time.passes_for(0.2 * LONG_S, back)
+    assert fleet.store.llen("q") == 1
+
+
+def test_who_lost_the_connection_waits_for_the_others_longer_than_their_pauses(fleet: Fleet) -> None:
+    back = fleet.source(previous=fleet.source())
+
+    assert back._sweeps_from - back._clock() > BACKOFF_MAX_S > LEASE_S
+    assert fleet.source()._sweeps_from - back._clock() < 2 * LEASE_S
+
+
+def test_a_loop_that_stands_still_and_holds_nothing_tells_that_leases_could_be_renewed(fleet: Fleet) -> None:
+    fleet.source("unused", renew_in_background=True)
+    first = fleet.store.hget("unacked_sweeps", "last")
+    wait_until(lambda: fleet.store.hget("unacked_sweeps", "last") != first, 5 * LEASE_S, "a renewal")
 
 
 # -- a mixed fleet ----------------------------------------------------------------------------------------
@@ -644,6 +756,6 @@ def test_a_sweep_is_a_command_that_any_worker_may_send(fleet: Fleet) -> None:
     layout = source.layout
     keys = layout.unacked, layout.unacked_index, layout.leases, layout.sweeps
 
-    (looked_at,) = source._call([pack_script(SWEEP, keys, LEASE_S, 3600, 10)])[0]
+    (looked_at,) = source._call([pack_script(SWEEP, keys, LEASE_S, 3600, 10, 10)])[0]
 
     assert abs(float(looked_at) - time.time()) < 5
