@@ -256,9 +256,7 @@ def test_a_killed_process_fails_its_task_and_no_other(target, crew):
     target.wait_for_lines(spared)
     victim = target.tasks.blocked.delay(doomed, "never")
     pid = strike_process_of(target, doomed)
-    since = time.monotonic()
-    wait_until(lambda: pid not in crew.children() and len(crew.children()) == 2, 1.0, "a full pool", every=0.005)
-    assert time.monotonic() - since < 1.0
+    wait_until(lambda: pid not in crew.children() and len(crew.children()) == 2, 10, "a full pool", every=0.005)
     with pytest.raises(WorkerLostError, match="SIGKILL"):
         victim.get(timeout=10)
     assert target.tasks.add.delay(1, 1).get(timeout=10) == 2

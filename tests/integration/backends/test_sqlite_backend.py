@@ -219,7 +219,8 @@ def test_who_waits_is_woken_as_soon_as_another_process_stores(app, run) -> None:
         timer.join()
     other.close()
 
-    assert statistics.median(late) < 0.02
+    # The best quarter: a poll would show in it too, a busy machine does not.
+    assert statistics.quantiles(late, n=4)[0] < 0.02
 
 
 def test_a_wait_that_is_over_in_vain_ends_in_time_and_leaves_no_watch_for_long(app, backend) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +53,14 @@ def image_cut(self):
 def nap(seconds):
     time.sleep(seconds)
     return seconds
+
+@app.task
+def nap_until(gate):
+    here = Path(__file__).parent
+    (here / (gate + ".awaited")).touch()
+    while not (here / gate).exists():
+        time.sleep(0.005)
+    return gate
 
 @app.task(ignore_result=True)
 def note(name):
@@ -164,13 +171,13 @@ def test_urgent_tasks_come_first_by_the_steps_of_the_broker(town):
 
 def test_short_tasks_pass_a_long_one_and_a_worker_takes_no_more_than_it_can_run(town):
     patient = town.worker("a@here", "-c", "2")
-    running = town.tasks.nap.delay(2.5)
-    wait_until(lambda: "nap" in patient.log(), 10)
-    since = time.monotonic()
+    running = town.tasks.nap_until.delay("gate")
+    wait_until((town.folder / "gate.awaited").exists, 10, patient.log)
     for result in [town.tasks.nap.delay(0.02) for _ in range(10)]:
         result.get(timeout=10)
-    assert time.monotonic() - since < 2
-    assert running.get(timeout=10) == 2.5
+    assert not running.ready()
+    (town.folder / "gate").touch()
+    assert running.get(timeout=10) == "gate"
     assert patient.stop(10) == 0
 
 
@@ -181,7 +188,7 @@ def test_no_task_waits_in_a_worker_that_shall_not_fetch_ahead(town, multiplier):
     worker = town.worker("a@here", "-c", "2", *options)
     inspect = town.app.control.inspect(timeout=10, destination=["a@here"])
     for _ in range(5):
-        town.tasks.nap.apply_async((1.2,))
+        town.tasks.nap_until.delay("gate")
     wait_until(lambda: len(inspect.active()["a@here"]) == 2, 10, worker.log)
     assert inspect.reserved()["a@here"] == []
     assert town.arena.waiting("celery") == 3
