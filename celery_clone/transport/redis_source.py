@@ -40,7 +40,7 @@ from celery_clone.transport.redis_layout import (
 )
 from celery_clone.transport.redis_leases import LEASE_S, Held, Keeper
 from celery_clone.transport.redis_wakeup import POLL_S, Bell
-from celery_clone.transport.waits import CLOSING_TIMEOUT_S, REDIS_REPLY_TIMEOUT_S, bound_waits
+from celery_clone.transport.waits import CLOSING_TIMEOUT_S, OTHERS_ARE_BACK_S, REDIS_REPLY_TIMEOUT_S, bound_waits
 from celery_clone.utils.log import get_logger
 
 if TYPE_CHECKING:
@@ -58,9 +58,6 @@ MOST_PAGES = 10
 
 SWEEP_BATCH = 100
 """Most messages that one sweep takes over, of each kind."""
-
-OTHERS_ARE_BACK_S = 6.0
-"""Who lost the connection tries again at least so often, whatever the lease: see ``BACKOFF_MAX_S`` of the consumer."""
 
 SWEEP_AGAIN_S = 0.02
 """The pause between two sweeps of which the first was not enough; others want to use the server, too."""

@@ -23,6 +23,9 @@ REDIS_REPLY_TIMEOUT_S = 5.0
 CLOSING_TIMEOUT_S = 2.0
 """The same for a worker that ends."""
 
+OTHERS_ARE_BACK_S = 6.0
+"""Others that lost the broker, too, have tried again in this time: see ``BACKOFF_MAX_S`` of the consumer."""
+
 IN_VAIN_S = 0.05
 """The same when the broker has let this connection wait in vain before."""
 

@@ -7,6 +7,7 @@ from a timer or from the loop that waits.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -17,6 +18,7 @@ from celery_clone.transport.sqlite.broker import EmbeddedBroker
 from celery_clone.transport.sqlite.database import file_mode
 from celery_clone.transport.sqlite.doorbell import Doorbell, Sign
 from celery_clone.transport.sqlite.tables import Claimed, Other, Settlement
+from celery_clone.transport.waits import OTHERS_ARE_BACK_S
 
 __all__ = ("BrokerSession", "ring")
 
@@ -58,7 +60,7 @@ class BrokerSession:
         self._process = 0
         self._turn = 0
         self._kept_at = 0.0
-        self._witness = Witness(visibility_timeout_s)
+        self._witness = Witness(visibility_timeout_s, 1.5 * self.interval_s)
 
     # -- being there
 
@@ -156,6 +158,8 @@ class BrokerSession:
     def resume(self, broker: EmbeddedBroker) -> None:
         """Go on after :meth:`pause`, over another connection to the same file."""
         self.broker = broker
+        # Others, too, could not beat while the file was away.
+        self._witness.pardon(time.monotonic() + max(self.lease_s, OTHERS_ARE_BACK_S))
         number = self.id
         if number is not None:
             self._renew_bell()
@@ -231,12 +235,21 @@ class Witness:
     """Tells living sessions from dead ones, by what it has seen itself.
 
     Only changes of the row and this process's own monotonic clock count, so that a step of the wall
-    clock or a machine that slept makes nobody look dead.
+    clock or a machine that slept makes nobody look dead.  Looks follow each other within *longest_step_s*; where one
+    took longer, the file was locked or the machine stood still, and the others could show no life either.
     """
 
-    def __init__(self, visibility_timeout_s: float) -> None:
+    def __init__(self, visibility_timeout_s: float, longest_step_s: float = math.inf) -> None:
         self.visibility_timeout_s = visibility_timeout_s
+        self.longest_step_s = longest_step_s
         self._seen: dict[int, tuple[int, float]] = {}
+        self._looked_at: float | None = None
+        self._patient_until = -math.inf
+
+    def pardon(self, until: float) -> None:
+        """Begin anew, and let silence mean nothing before the monotonic time *until*: the file was away."""
+        self._seen.clear()
+        self._patient_until = until
 
     def dead(self, others: Iterable[Other], instant: float) -> list[Other]:
         """Which of these sessions to give up, at the monotonic time *instant*."""
@@ -244,8 +257,11 @@ class Witness:
 
     def _note(self, others: Iterable[Other], instant: float) -> list[Other]:
         present = list(others)
+        step_s = 0.0 if self._looked_at is None else instant - self._looked_at
+        unseen_s = max(0.0, step_s - self.longest_step_s)
+        self._looked_at = instant
         self._seen = {
-            other.id: seen
+            other.id: (seen[0], seen[1] + unseen_s)
             if (seen := self._seen.get(other.id)) is not None and seen[0] == other.beats
             else (other.beats, instant)
             for other in present
@@ -253,7 +269,7 @@ class Witness:
         return present
 
     def _is_dead(self, other: Other, instant: float) -> bool:
-        silent_s = instant - self._seen[other.id][1]
+        silent_s = instant - self._seen[other.id][1] if instant >= self._patient_until else 0.0
         if silent_s >= self.visibility_timeout_s:
             return True
         sign = doorbell.sign_of_life(other.bell)

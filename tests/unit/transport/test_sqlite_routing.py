@@ -94,3 +94,22 @@ class TestWitness:
         witness.dead([silent], 0.0)
 
         assert witness.dead([silent], 60.0) == [silent]
+
+    def test_time_in_which_nobody_could_write_is_no_silence(self) -> None:
+        witness = Witness(visibility_timeout_s=3600, longest_step_s=5.0)
+        silent = Other(1, None, 10.0, 4)
+        witness.dead([silent], 1000.0)
+
+        assert witness.dead([silent], 1100.0) == []
+        assert witness.dead([silent], 1104.9) == []
+        assert witness.dead([silent], 1105.0) == [silent]
+
+    def test_after_an_outage_the_others_have_as_long_as_they_may_need(self) -> None:
+        witness = Witness(visibility_timeout_s=60)
+        silent = Other(1, None, 10.0, 4)
+        witness.dead([silent], 1000.0)
+        witness.pardon(1030.0)
+
+        assert witness.dead([silent], 1012.0) == []
+        assert witness.dead([silent], 1029.9) == []
+        assert witness.dead([silent], 1030.0) == [silent]
