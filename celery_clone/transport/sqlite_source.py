@@ -420,9 +420,7 @@ class SqlitePublisher:
         broker = connection.transport.broker
         try:
             self._declare(connection, batch)
-            bells = broker.publish(
-                outgoing, time.time(), mandatory=True, patience_s=patience_s, condition=condition
-            )
+            bells = broker.publish(outgoing, time.time(), mandatory=True, patience_s=patience_s, condition=condition)
         except (UnknownExchange, NoRoute):
             # What we had declared was deleted since, or the whole file replaced: once more from the start.
             connection.declared_entities.clear()
@@ -451,9 +449,7 @@ class SqlitePublisher:
                 self._declared.clear()
             return self._connection
 
-    def _declare(
-        self, connection: Any, batch: Sequence[tuple[TaskMessage, Destination, SendOptions]]
-    ) -> None:
+    def _declare(self, connection: Any, batch: Sequence[tuple[TaskMessage, Destination, SendOptions]]) -> None:
         # Hot: kombu's own look whether an entity was declared copies it first, half the cost of a publish.
         declared = self._declared
         for _, to, _ in batch:
@@ -481,17 +477,13 @@ def leads_nowhere(error: UnknownExchange | NoRoute, path: str) -> OperationalErr
     )
 
 
-def encode(
-    message: TaskMessage, to: Destination, how: SendOptions, body_encoding: str = "base64"
-) -> Letter:
+def encode(message: TaskMessage, to: Destination, how: SendOptions, body_encoding: str = "base64") -> Letter:
     """The text of a message, as kombu's producer and virtual channel write it.
 
     Raises:
         kombu.exceptions.EncodeError: the body or a header cannot be serialised.
     """
-    body, content_type, content_encoding = codec.encode(
-        message.body, message.headers, how.serializer, how.compression
-    )
+    body, content_type, content_encoding = codec.encode(message.body, message.headers, how.serializer, how.compression)
     properties = {**how.extra, **message.properties}
     for name in ("timeout", "confirm_timeout"):
         properties.pop(name, None)

@@ -247,8 +247,7 @@ class EmbeddedBroker:
                     if target.max_length is not None:
                         limits[target.id] = target.max_length
             db.executemany(
-                "INSERT INTO celery_messages (id, queue, priority, expires_at, deliveries)"
-                " VALUES (?, ?, ?, ?, 0)",
+                "INSERT INTO celery_messages (id, queue, priority, expires_at, deliveries) VALUES (?, ?, ?, ?, 0)",
                 messages,
             )
             db.executemany("INSERT INTO celery_bodies VALUES (?, ?)", bodies)
@@ -289,9 +288,7 @@ class EmbeddedBroker:
         def claim(db: sqlite3.Connection) -> Harvest:
             bells = [] if settlement is None else tables.settle(db, session, settlement)
             for queue in queues:
-                db.execute(
-                    "UPDATE celery_messages SET due_at = NULL WHERE queue = ? AND due_at <= ?", (queue, now)
-                )
+                db.execute("UPDATE celery_messages SET due_at = NULL WHERE queue = ? AND due_at <= ?", (queue, now))
             found = tables.pick(db, queues, limit, now) if limit > 0 else []
             if forget:
                 tables.delete_messages(db, [message.id for message in found])

@@ -253,9 +253,7 @@ class Channel(KombuChannel):
         self._inplace_augment_message(message, exchange, routing_key)
         self._publish(message, exchange or "", routing_key or "", mandatory=mandatory)
 
-    def _publish(
-        self, message: dict[str, Any], exchange: str, routing_key: str, *, mandatory: bool = False
-    ) -> None:
+    def _publish(self, message: dict[str, Any], exchange: str, routing_key: str, *, mandatory: bool = False) -> None:
         outgoing = Letter(
             exchange,
             routing_key,

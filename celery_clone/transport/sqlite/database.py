@@ -134,10 +134,7 @@ def remedy_for(error: BaseException, path: str) -> str:
             "log (-wal, -shm) there: change its owner or mode, or name a file elsewhere."
         )
     if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
-        return (
-            "The file may not be read and written by this user: change its owner or mode, "
-            "or name another file."
-        )
+        return "The file may not be read and written by this user: change its owner or mode, or name another file."
     return "See that it lies on a local disk that can be written; network file systems cannot carry it."
 
 
@@ -300,9 +297,7 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             found = stored_version(connection, owner)
             if found is None:
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS celery_layout (owner TEXT PRIMARY KEY, version INTEGER)"
-                )
+                connection.execute("CREATE TABLE IF NOT EXISTS celery_layout (owner TEXT PRIMARY KEY, version INTEGER)")
                 for statement in script.split(";"):
                     if statement.strip():
                         connection.execute(statement)
@@ -386,6 +381,4 @@ class ForkGuard(threading.local):
 
 if hasattr(os, "register_at_fork"):
     fork_guard = ForkGuard()
-    os.register_at_fork(
-        before=fork_guard.hold, after_in_parent=fork_guard.let_go, after_in_child=fork_guard.start_anew
-    )
+    os.register_at_fork(before=fork_guard.hold, after_in_parent=fork_guard.let_go, after_in_child=fork_guard.start_anew)

@@ -189,8 +189,7 @@ def make_queue(db: sqlite3.Connection, name: str, ttl_s: float | None, now: floa
     row = db.execute(columns, (name,)).fetchone()
     if row is None:
         db.execute(
-            "INSERT INTO celery_queues (name, private, expires_s, max_priority, used_at)"
-            " VALUES (?, 0, ?, ?, ?)",
+            "INSERT INTO celery_queues (name, private, expires_s, max_priority, used_at) VALUES (?, 0, ?, ?, ?)",
             (name, ttl_s, HIGHEST_PRIORITY, now),
         )
         row = db.execute(columns, (name,)).fetchone()

@@ -231,9 +231,7 @@ class Consumer:
         """
         blueprint = self.blueprint
         conf = self.app.conf
-        recoverable = self.connection_errors + (
-            self.channel_errors if conf.broker_channel_error_retry else ()
-        )
+        recoverable = self.connection_errors + (self.channel_errors if conf.broker_channel_error_retry else ())
         while blueprint.state not in (bootsteps.CLOSE, bootsteps.TERMINATE):
             state.maybe_shutdown()
             self._pause_if_restarting_wildly()
@@ -301,9 +299,7 @@ class Consumer:
         if at_startup and conf.broker_connection_retry_on_startup is not None:
             setting = "broker_connection_retry_on_startup"
         if not conf[setting]:
-            logger.critical(
-                RETRY_DISABLED.format(verb="establish" if at_startup else "re-establish", setting=setting)
-            )
+            logger.critical(RETRY_DISABLED.format(verb="establish" if at_startup else "re-establish", setting=setting))
             raise WorkerShutdown(1) from exc
         if isinstance(exc, OSError) and exc.errno == errno.EMFILE:
             logger.critical("Too many open files. Raise the limit (ulimit -n). Aborting...")
