@@ -29,6 +29,9 @@ __all__ = ("Control", "Inspect", "flatten_reply")
 
 Reply = dict[str, Any]
 
+STRANGERS_S = 0.2
+"""How long answers are waited for of workers that tell the others nothing of themselves."""
+
 #: How node names are compared with a pattern if the caller does not say.
 DEFAULT_MATCHER = "glob"
 
@@ -221,13 +224,17 @@ class Mailbox(pidbox.Mailbox):
     ) -> Any:
         """The answers to the question with this *ticket*; *timeout* is that of each.
 
-        *limit* is the number of answers to wait for.
+        *limit* is the number of answers to wait for.  Where the broker does not tell it (RabbitMQ), the answers do:
+        each says how many workers there are, once its worker has had time to hear of them.
         """
         connection: Any = self.connection
         channel = channel or connection.default_channel
         replies: list[Any] = []
+        workers = 0
+        begun, last = time.monotonic(), 0.0
 
         def answered(body: Any, message: Any) -> None:
+            nonlocal workers, last
             headers = message.headers
             self.clock.adjust(headers.get("clock") or 0)
             expires = headers.get("expires")
@@ -240,6 +247,14 @@ class Mailbox(pidbox.Mailbox):
             if callback is not None:
                 callback(body)
             replies.append(body)
+            workers = max(workers, headers.get(broadcasts.WORKERS_HEADER) or 0)
+            last = time.monotonic() - begun
+
+        def patience() -> float | None:
+            """Seconds to wait for the next answer: few when all workers that the others know of have answered."""
+            if limit is not None or timeout is None or not workers or len(replies) < workers:
+                return timeout
+            return min(timeout, max(STRANGERS_S, 3 * last))
 
         if ticket in self.unclaimed:
             return self.unclaimed.pop(ticket)
@@ -248,7 +263,7 @@ class Mailbox(pidbox.Mailbox):
         try:
             with Consumer(channel, [queue], callbacks=[answered], accept=accept, no_ack=True):
                 while limit is None or len(replies) < limit:
-                    connection.drain_events(timeout=timeout)
+                    connection.drain_events(timeout=patience())
         except TimeoutError:
             pass  # whoever has not answered by now will not
         finally:

@@ -11,7 +11,10 @@ from typing import Any
 from kombu import Producer
 from kombu.utils.json import dumps
 
-__all__ = ("listeners",)
+__all__ = ("WORKERS_HEADER", "listeners")
+
+WORKERS_HEADER = "workers"
+"""Header of an answer: how many workers there are as far as that one has heard, itself with them."""
 
 
 def listeners(channel: Any, exchange: str, ignored: Mapping[str, Any]) -> int | None:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from kombu import Consumer, Exchange, Producer, Queue
-from kombu.exceptions import EncodeError
+from kombu.exceptions import EncodeError, InconsistencyError
 from kombu.pidbox import Node as KombuNode
 from kombu.utils.encoding import safe_repr, safe_str
 
 from celery_clone.exceptions import WorkerTerminate
+from celery_clone.transport.broadcasts import WORKERS_HEADER
 from celery_clone.utils.collections import AttributeDict
 from celery_clone.utils.functional import pass1
 from celery_clone.utils.ids import uuid
@@ -41,8 +43,11 @@ MOST_ASKED = 8
 RETRY_S = 5.0
 """Pause before a mailbox that could not be opened is opened again."""
 
-SERVE_S = 1.0
-"""How long a mailbox without a hub waits before it looks whether it shall end."""
+SERVE_S = 0.25
+"""How long a mailbox beside the loop waits before it looks whether it shall end."""
+
+OPEN_S = 5.0
+"""How long the start of the worker waits for a mailbox beside the loop to open."""
 
 REPLY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2}
 """Replies over a connection of the pool: the asker does not wait long, so neither do we."""
@@ -59,6 +64,7 @@ class MailboxNode(KombuNode):
 
     over_pool = False
     mailbox: Any
+    state: Any
     handlers: Any
 
     def Consumer(self, channel: Any = None, no_ack: bool = True, accept: Any = None, **options: Any) -> Any:  # noqa: N802
@@ -86,26 +92,28 @@ class MailboxNode(KombuNode):
 
     def _send_reply(self, data: Any, exchange: str, routing_key: str, ticket: str) -> None:
         mailbox = self.mailbox
-        if self.over_pool:
-            mailbox._publish_reply(
-                data,
-                exchange,
-                routing_key,
-                ticket,
-                channel=self.channel,
-                serializer=mailbox.serializer,
-                retry_policy=REPLY_POLICY,
-            )
-            return
         target = Exchange(exchange, type="direct", delivery_mode="transient", durable=False)
-        Producer(self.channel, auto_declare=False).publish(
-            data,
-            exchange=target,
-            routing_key=routing_key,
-            declare=[target],
-            headers={"ticket": ticket, "clock": mailbox.clock.forward()},
-            serializer=mailbox.serializer,
-        )
+        headers = {"ticket": ticket, "clock": mailbox.clock.forward()}
+        gossip = self.state.consumer.gossip
+        if gossip is not None and (workers := gossip.count_workers()):
+            headers[WORKERS_HEADER] = workers
+        # With no asker left there is no queue either; brokers that route by themselves raise then.
+        with (
+            mailbox.producer_or_acquire(None if self.over_pool else self._producer()) as producer,
+            suppress(InconsistencyError),
+        ):
+            producer.publish(
+                data,
+                exchange=target,
+                routing_key=routing_key,
+                declare=[target],
+                headers=headers,
+                serializer=mailbox.serializer,
+                **({"retry": True, "retry_policy": REPLY_POLICY} if self.over_pool else {}),
+            )
+
+    def _producer(self) -> Producer:
+        return Producer(self.channel, auto_declare=False)
 
 
 class Pidbox:
@@ -254,7 +262,10 @@ TWIN = (
 
 
 class gPidbox(Pidbox):
-    """A mailbox with a connection of its own: for pools whose loop has no hub."""
+    """A mailbox with a connection of its own, served beside the loop.
+
+    For pools whose loop has no hub, and for the solo pool, so that it answers while its task runs.
+    """
 
     _resets = 0
 
@@ -264,13 +275,16 @@ class gPidbox(Pidbox):
         self._ending = threading.Event()
         self._ended = threading.Event()
         self._ended.set()
+        self._open = threading.Event()
 
     def start(self, c: Any) -> None:
         """Have the mailbox served beside the worker's loop."""
         self._ask_for_twin(c)
-        self._ending, self._ended = threading.Event(), threading.Event()
+        self._ending, self._ended, self._open = threading.Event(), threading.Event(), threading.Event()
         # With a green pool the library is patched, and this is a greenlet.
         threading.Thread(target=self.loop, args=(c,), name="celery-mailbox", daemon=True).start()
+        # A worker that says it is ready hears what is sent to it then.
+        self._open.wait(OPEN_S)
 
     def on_message(self, body: Any, message: Any) -> None:
         """A command came.  From a thread, what changes something is left to the worker's loop."""
@@ -279,6 +293,7 @@ class gPidbox(Pidbox):
             super().on_message(body, message)
         else:
             self.c.call_soon(super().on_message, body, message)
+            self.c.controller.waker.wake()
 
     def on_stop(self) -> None:
         """End the greenlet or thread, and wait for that."""
@@ -304,6 +319,7 @@ class gPidbox(Pidbox):
             return  # the worker ends while it waits for the broker
         finally:
             ended.set()
+            self._open.set()
 
     def _serve(self, c: Any, ending: threading.Event) -> None:
         with c.connection_for_read() as connection:
@@ -314,6 +330,8 @@ class gPidbox(Pidbox):
                     resets = self._resets
                     self._close_channel(c)
                     self._listen(connection)
+                    subscribe_now(connection)
+                    self._open.set()
                 try:
                     connection.drain_events(timeout=SERVE_S)
                 except TimeoutError:

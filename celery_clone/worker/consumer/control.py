@@ -21,8 +21,9 @@ class Control(StartStopStep):
 
     def __init__(self, c: Any, **kwargs: Any) -> None:
         self.is_green = c.pool is not None and c.pool.is_green
-        # Without a hub, nobody would read the mailbox while the loop waits for tasks.
-        self.box = (pidbox.gPidbox if self.is_green or c.hub is None else pidbox.Pidbox)(c)
+        # Without a hub nobody would read the mailbox while the loop waits for tasks, nor while a task runs in the loop.
+        beside = self.is_green or c.hub is None or getattr(c.pool, "runs_here", False)
+        self.box = (pidbox.gPidbox if beside else pidbox.Pidbox)(c)
         super().__init__(c, **kwargs)
 
     def include_if(self, c: Any) -> bool:

@@ -6,6 +6,7 @@ step, and chooses the one worker that does what only one shall do.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -24,6 +25,9 @@ __all__ = ("Gossip",)
 logger = get_logger("celery.worker.consumer.gossip")
 
 ELECTION_FIELDS = ("id", "clock", "hostname", "pid", "topic", "action", "cver")
+
+UNHEARD_S = 5.0
+"""After so many seconds each worker has told of itself twice."""
 
 MOST_ELECTIONS = 1000
 """Elections that are kept open; an older one that nobody finished is dropped."""
@@ -66,6 +70,7 @@ class Gossip(ConsumerStep):
         self.interval = interval
         self.heartbeat_interval = heartbeat_interval or 2.0
         self._tref: Any = None
+        self._listens_since = 0.0
         #: The candidates of each election, and who has taken note of it.
         self.consensus_requests: dict[str, list[Any]] = defaultdict(list)
         self.consensus_replies: dict[str, list[str]] = {}
@@ -86,6 +91,7 @@ class Gossip(ConsumerStep):
 
     def start(self, c: Any) -> None:
         super().start(c)
+        self._listens_since = time.monotonic()
         self.dispatcher = c.event_dispatcher
         for consumer in self.consumers or ():
             when_cancelled(c, consumer, partial(self._listen_again, c))
@@ -145,6 +151,12 @@ class Gossip(ConsumerStep):
                 self.update_state(prepare(message.payload)[1])
         except (ContentDisallowed, DecodeError, KeyError, TypeError) as exc:
             logger.error("An event that cannot be used was passed over: %r", exc)  # noqa: TRY400
+
+    def count_workers(self) -> int | None:
+        """How many workers there are, this one with them; ``None`` while some may not have been heard yet."""
+        if self.consumers is None or time.monotonic() - self._listens_since < UNHEARD_S:
+            return None
+        return 1 + sum(1 for _ in self.state.alive_workers())
 
     def periodic(self) -> None:
         """Drop the workers that are not heard of any more."""
