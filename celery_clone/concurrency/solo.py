@@ -1,6 +1,7 @@
 """The pool that is none: each task runs in the worker's own process and thread.
 
-Chosen with ``--pool=solo``.  While a task runs the worker takes no messages and no commands.
+Chosen with ``--pool=solo``.  While a task runs the worker takes no messages and obeys no commands; it answers
+questions, and keeps what it holds.
 """
 
 from __future__ import annotations
