@@ -14,7 +14,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -139,9 +139,8 @@ class Arena:
             "SELECT count(*) FROM celery_messages AS messages"
             " JOIN celery_queues AS queues ON messages.queue = queues.id WHERE "
         )
-        with sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=10) as database:
+        with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=10)) as database:
             (count,) = database.execute(query + condition, values).fetchone()
-        database.close()
         return int(count)
 
     @property
@@ -160,9 +159,8 @@ class Arena:
                 " JOIN celery_queues AS queues ON messages.queue = queues.id"
                 " JOIN celery_bodies AS bodies ON messages.id = bodies.id WHERE queues.name = ? ORDER BY messages.id"
             )
-            with sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=10) as database:
+            with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=10)) as database:
                 rows = database.execute(query, (queue + DEAD,)).fetchall()
-            database.close()
             return [(reason, bytes(body)) for reason, body in rows]
         found: list[tuple[str | None, bytes]] = []
         with self.connection() as connection:

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pytest
 import redis
@@ -72,7 +73,7 @@ def messages(url):
     if url.startswith("redis"):
         with redis.Redis.from_url(url) as client:
             return client.llen("celery")
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as db:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db:
         return db.execute("SELECT count(*) FROM celery_messages").fetchone()[0]
 
 
@@ -83,7 +84,7 @@ def runs_written_down(url, app="project"):
         with redis.Redis.from_url(url, decode_responses=True) as client:
             records = client.hvals(book)
     else:
-        with sqlite3.connect(url.removeprefix("sqlite:///")) as db:
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db:
             records = [row[0] for row in db.execute("SELECT record FROM celery_beat_runs WHERE book = ?", (book,))]
     return sum(int(record.split(" ")[1]) for record in records)
 
