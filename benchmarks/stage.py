@@ -12,8 +12,8 @@ import itertools
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,7 +46,7 @@ class Place:
     queue: str
     marks: Path
     ready: Path
-    ignore_result: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def environment(self, side: Side) -> dict[str, str]:
         """What ``bench_app`` reads."""
@@ -58,7 +58,7 @@ class Place:
                 "BENCH_QUEUE": self.queue,
                 "BENCH_MARKS": str(self.marks),
                 "BENCH_READY": str(self.ready),
-                "BENCH_IGNORE_RESULT": "1" if self.ignore_result else "0",
+                "BENCH_SETTINGS": json.dumps(self.settings),
                 # Both sides run as they would for a person who is not warned of being root.
                 "C_FORCE_ROOT": "1",
             }
@@ -107,28 +107,28 @@ class Stage:
         """*size* if the run has the usual number of tasks; else in proportion."""
         return max(2, size * self.tasks // USUAL_TASKS)
 
-    def _place(self, broker: str, backend: str, **also: Any) -> Place:
+    def _place(self, broker: str, backend: str, settings: Mapping[str, Any]) -> Place:
         name = f"bench-{next(self._numbers)}"
         folder = self.folder / name
         folder.mkdir()
         marks = folder / "marks"
         marks.touch()
-        return Place(broker, backend, name, marks, folder / "ready", **also)
+        return Place(broker, backend, name, marks, folder / "ready", settings)
 
-    def on_redis(self) -> Place:
-        """Broker and results on Redis, in one new database."""
+    def on_redis(self, **settings: Any) -> Place:
+        """Broker and results on Redis, in one new database; with *settings* of the app."""
         url = self.redis.new_database_url()
-        return self._place(url, url)
+        return self._place(url, url, settings)
 
-    def on_rabbit(self, backend: str = "rpc://", *, ignore_result: bool = False) -> Place:
+    def on_rabbit(self, backend: str = "rpc://", **settings: Any) -> Place:
         """Broker RabbitMQ, a queue of its own; *backend* is ``rpc://``, ``redis`` or empty."""
         url = self.redis.new_database_url() if backend == "redis" else backend
-        return self._place(self.rabbit.url(), url, ignore_result=ignore_result)
+        return self._place(self.rabbit.url(), url, settings)
 
     def on_sqlite(self) -> Place:
         """Broker and results in one new file."""
         url = f"sqlite:///{self.folder}/bench-{next(self._numbers)}.db"
-        return self._place(url, url)
+        return self._place(url, url, {})
 
     @contextlib.contextmanager
     def worker(self, side: Side, place: Place, options: Sequence[str] = ("-c", "2")) -> Iterator[WorkerProcess]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ signals = importlib.import_module(f"{package}.signals")
 app = celery.Celery("bench", broker=os.environ["BENCH_BROKER"], backend=os.environ.get("BENCH_BACKEND") or None)
 app.conf.update(
     task_default_queue=os.environ["BENCH_QUEUE"],
-    task_ignore_result=os.environ.get("BENCH_IGNORE_RESULT") == "1",
     broker_connection_retry_on_startup=True,
+    **json.loads(os.environ["BENCH_SETTINGS"]),
 )
 
 _marks = -1

@@ -29,7 +29,27 @@ def on_rabbit(side: Side, stage: Stage) -> dict[str, float]:
 
 def on_rabbit_without_results(side: Side, stage: Stage) -> dict[str, float]:
     """Broker RabbitMQ, results switched off: the broker alone."""
-    return drain(side, stage, stage.on_rabbit("", ignore_result=True))
+    return drain(side, stage, stage.on_rabbit("", task_ignore_result=True))
+
+
+def with_events(side: Side, stage: Stage) -> dict[str, float]:
+    """As on_redis, with an event for each change of state."""
+    return drain(side, stage, stage.on_redis(), ("-c", "2", "-E"))
+
+
+def with_late_acks(side: Side, stage: Stage) -> dict[str, float]:
+    """As on_redis, acknowledged after the run."""
+    return drain(side, stage, stage.on_redis(task_acks_late=True))
+
+
+def with_time_limits(side: Side, stage: Stage) -> dict[str, float]:
+    """As on_redis, with limits that no task comes near."""
+    return drain(side, stage, stage.on_redis(task_time_limit=300, task_soft_time_limit=290))
+
+
+def with_rate_limit(side: Side, stage: Stage) -> dict[str, float]:
+    """As on_redis, with a rate that holds nobody up."""
+    return drain(side, stage, stage.on_redis(task_annotations={"bench.mark": {"rate_limit": "1000000/s"}}))
 
 
 def on_sqlite(side: Side, stage: Stage) -> dict[str, float]:
