@@ -13,10 +13,12 @@ import errno
 import os
 import signal as _signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -75,6 +77,7 @@ __all__ = (
     "ignore_errno",
     "fd_by_path",
     "isatty",
+    "is_perhaps_celery",
     "is_running",
 )
 
@@ -280,11 +283,23 @@ class Pidfile:
         if not pid or pid == os.getpid():
             self.remove()
             return True
-        if is_running(pid):
+        if is_running(pid) and (is_perhaps_celery(pid) or self._was_written_by_older(pid)):
             return False
         print("Stale pidfile exists - Removing it.", file=sys.stderr)
         self.remove()
         return True
+
+    def _was_written_by_older(self, pid: int) -> bool:
+        """Is *pid* a Python program that ran when the file was written?  Then it wrote it, whatever its name is."""
+        try:
+            if b"python" not in _PROCESSES.joinpath(str(pid), "cmdline").read_bytes().partition(b"\0")[0]:
+                return False
+            begun = _PROCESSES.joinpath(str(pid), "stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+            since_boot = float(_PROCESSES.joinpath("uptime").read_text().split()[0])
+            age = since_boot - int(begun) / os.sysconf("SC_CLK_TCK")
+            return age + 1.0 > time.time() - os.stat(self.path).st_mtime
+        except (OSError, ValueError, IndexError):
+            return False
 
     def write_pid(self) -> None:
         """Create the file, write the id of this process to disk and read it back."""
@@ -303,6 +318,8 @@ class Pidfile:
 
 PIDFile = Pidfile
 
+
+_PROCESSES = Path("/proc")
 
 #: States of processes that have ended and only wait for their parent to notice.
 _ENDED_STATES = frozenset("ZX")
@@ -329,11 +346,27 @@ def is_running(pid: int) -> bool:
     return not _ENDED_STATES.intersection(state)
 
 
+def is_perhaps_celery(pid: int) -> bool:
+    """May this process be one of Celery's?  If not, its id was used again; its command line is for all to read."""
+    process = _PROCESSES / str(pid)
+    try:
+        if b"celery" in (process / "cmdline").read_bytes().lower():
+            return True
+    except OSError:  # no such file system
+        return True
+    try:
+        # A project may start its workers by a program of any name.
+        return b"CELERY_" in (process / "environ").read_bytes()
+    except OSError:  # another user's
+        return False
+
+
 def create_pidlock(pidfile: str | os.PathLike[str]) -> Pidfile:
     """Write a pid file that is removed when this process exits.
 
     Ends the program with :data:`EX_CANTCREAT` if the process named in an
-    existing file still runs, or the file cannot be read.
+    existing file still runs, or the file cannot be read.  A process that
+    is none of Celery's has got the id anew, and does not count.
     """
     lock = _create_pidlock(pidfile)
     atexit.register(lock.release)

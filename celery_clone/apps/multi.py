@@ -19,7 +19,7 @@ from functools import cached_property
 from subprocess import Popen
 from typing import Any
 
-from celery_clone.apps.processes import is_perhaps_celery, started_with, was_started_with
+from celery_clone.apps.processes import started_with, was_started_with
 from celery_clone.apps.start_report import DIED_AT_START
 from celery_clone.platforms import (
     EX_CANTCREAT,
@@ -28,6 +28,7 @@ from celery_clone.platforms import (
     IS_WINDOWS,
     PIDLOCKED,
     Pidfile,
+    is_perhaps_celery,
     is_running,
     signal_name,
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from celery_clone.platforms import is_running
 
-__all__ = ("is_perhaps_celery", "started_with", "was_started_with")
+__all__ = ("started_with", "was_started_with")
 
 PROCESSES = Path("/proc")
 
@@ -31,18 +31,3 @@ def was_started_with(pid: int, variable: str, value: str) -> bool:
     except OSError:  # it has ended, is somebody else's, or there is no such file system
         return False
     return f"{variable}={value}".encode() in environment.split(b"\0")
-
-
-def is_perhaps_celery(pid: int) -> bool:
-    """May this process be one of Celery's?  If not, its id was used again; its command line is for all to read."""
-    process = PROCESSES / str(pid)
-    try:
-        if b"celery" in (process / "cmdline").read_bytes().lower():
-            return True
-    except OSError:
-        return True
-    try:
-        # A project may start its workers by a program of any name.
-        return b"CELERY_" in (process / "environ").read_bytes()
-    except OSError:  # another user's
-        return False

@@ -333,6 +333,7 @@ def shutdown_handler(worker: Worker, name: str, push: Push) -> Handler:
         if os.getpid() != owner:
             return  # a child that has not set up its own handlers yet; its parent was told too
         with in_sighandler():
+            _restart_command.clear()  # the last word counts: whoever ends a worker does not want it back
             before = worker.phase
             phase = worker.nudge(push.nudge, push.exitcode)
             if before is Phase.RUNNING and push.nudge is Nudge.INT:

@@ -14,7 +14,7 @@ from typing import Any
 from billiard.context import Process
 
 from celery_clone import platforms
-from celery_clone.beat.service import Service
+from celery_clone.beat.service import Service, find_scheduler_class
 from celery_clone.utils.log import get_logger, iter_open_logger_fds
 
 __all__ = ("EmbeddedService",)
@@ -87,7 +87,12 @@ def EmbeddedService(app: Any, max_interval: float | None = None, **kwargs: Any) 
     """A beat for use inside a worker: a process, or with ``thread=True`` a thread.
 
     Other arguments are those of :class:`Service`.  It does not answer pings unless asked to: the worker does.
+
+    Raises:
+        ImproperlyConfigured: the class of the scheduler is not there.
     """
+    # Here, where somebody is told; in its process it would be a traceback among the log of a worker that goes on.
+    kwargs["scheduler_cls"] = find_scheduler_class(kwargs.get("scheduler_cls"))
     kwargs.setdefault("remote_control", False)
     if kwargs.pop("thread", False):
         return ThreadedService(app, max_interval=max_interval or 1, **kwargs)

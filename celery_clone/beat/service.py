@@ -16,11 +16,13 @@ from celery_clone import platforms, signals
 from celery_clone.beat.lease import POLL_S, Lease, open_lease
 from celery_clone.beat.persistent import PersistentScheduler
 from celery_clone.beat.pidbox import BeatPidbox, beat_nodename
+from celery_clone.exceptions import ImproperlyConfigured
 from celery_clone.utils.imports import load_extension_class_names, symbol_by_name
 from celery_clone.utils.log import get_logger
+from celery_clone.utils.suggest import hint
 from celery_clone.utils.time import humanize_seconds
 
-__all__ = ("Service",)
+__all__ = ("Service", "find_scheduler_class")
 
 logger = get_logger("celery.beat")
 
@@ -33,6 +35,37 @@ UNREACHABLE = "beat: Cannot connect to %s: %s. Trying again in %.0f seconds..."
 
 UNREACHABLE_S = 2.0
 """How long to wait before a broker that cannot be reached is asked for the lease again."""
+
+
+def find_scheduler_class(asked: Any, extension_namespace: str = "celery.beat_schedulers") -> Any:
+    """The class of the scheduler *asked* for: a class, ``"module:Class"``, or the name of an entry point.
+
+    Raises:
+        ImproperlyConfigured: there is none.
+    """
+    if not isinstance(asked, str):
+        return asked
+    name = f"celery_clone.beat{asked.removeprefix('celery.beat')}" if asked.startswith("celery.beat") else asked
+    aliases = dict(load_extension_class_names(extension_namespace))
+    path = str(aliases.get(name, name))
+    module = path.rpartition(":" if ":" in path else ".")[0] or path
+    try:
+        found = symbol_by_name(name, aliases=aliases)
+        if callable(found):
+            return found
+        reason = f"{found!r} is no class"
+    except (AttributeError, ValueError) as error:
+        reason = str(error)
+    except ModuleNotFoundError as error:
+        # That a scheduler which is there lacks something is its own matter, and told with its traceback.
+        if error.name != module and not module.startswith(f"{error.name}."):
+            raise
+        reason = str(error)
+    known = f", or one of {', '.join(sorted(aliases))}" if aliases else ""
+    raise ImproperlyConfigured(
+        f"The scheduler {asked!r} cannot be found: {reason}.{hint(asked, aliases)} "
+        f"Name its class as module:Class{known} (--scheduler, beat_scheduler)."
+    )
 
 
 class Service:
@@ -200,12 +233,12 @@ class Service:
             raise SystemExit(0)
 
     def get_scheduler(self, lazy: bool = False, extension_namespace: str = "celery.beat_schedulers") -> Any:
-        """Make the scheduler; *lazy* for one to look at."""
-        name = self.scheduler_cls
-        if isinstance(name, str) and name.startswith("celery.beat"):
-            name = f"celery_clone.beat{name.removeprefix('celery.beat')}"
-        aliases = dict(load_extension_class_names(extension_namespace))
-        return symbol_by_name(name, aliases=aliases)(
+        """Make the scheduler; *lazy* for one to look at.
+
+        Raises:
+            ImproperlyConfigured: its class is not there.
+        """
+        return find_scheduler_class(self.scheduler_cls, extension_namespace)(
             app=self.app,
             schedule_filename=self.schedule_filename,
             max_interval=self.max_interval,

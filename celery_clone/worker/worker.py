@@ -28,7 +28,7 @@ from celery_clone.platforms import EX_FAILURE, EX_OK, LockFailed, create_pidlock
 from celery_clone.utils.imports import reload_from_cwd
 from celery_clone.utils.log import get_logger, mlevel
 from celery_clone.utils.nodenames import default_nodename, worker_direct
-from celery_clone.utils.suggest import closest
+from celery_clone.utils.suggest import hint
 from celery_clone.utils.sysinfo import cpu_budget, is_auto_concurrency
 from celery_clone.utils.text import str_to_list
 
@@ -47,6 +47,15 @@ UNKNOWN_QUEUE = (
     "Trying to {verb} queue subset of {asked!r}, but queue {missing} isn't defined in the `task_queues` setting."
     "{hint}\n\nIf you want to automatically declare unknown queues you can enable the "
     "`task_create_missing_queues` setting."
+)
+
+NOT_EXCLUDED = (
+    "--exclude-queues names the queue %r, which is not declared, so nothing is left out for it.%s "
+    "Correct the name, or declare the queue in `task_queues`."
+)
+NO_QUEUES = (
+    "This worker consumes from no queue, so it will get no task. Look at --queues and --exclude-queues, "
+    "or let it have one: celery control add_consumer <queue>."
 )
 
 COLD_STOP_S = 0.5
@@ -123,6 +132,7 @@ class WorkController:
         self.phase = Phase.RUNNING
         self.waker = Waker()
         self._soft_deadline: float | None = None
+        self._asked_exitcode: int | None = None
         self.app.loader.init_worker()
         content_must_be_known(self.app.conf.accept_content)
         self.on_before_init(**kwargs)
@@ -144,7 +154,7 @@ class WorkController:
     ) -> None:
         """Make the steps.  *queues* and *exclude_queues* choose what is consumed."""
         self.pidfile = pidfile
-        self.setup_queues(queues, exclude_queues)
+        not_excluded = self.setup_queues(queues, exclude_queues)
         self.setup_includes(str_to_list(include))
         self.concurrency = self._resolve_concurrency(self.concurrency)
         self.loglevel = mlevel(self.loglevel)
@@ -156,6 +166,10 @@ class WorkController:
         signals.worker_init.send(sender=self)
         self.steps: list[Any] = []
         self.on_init_blueprint()
+        for name in not_excluded or ():
+            logger.warning(NOT_EXCLUDED, name, hint(name, self.app.amqp.queues))
+        if not self.app.amqp.queues.consume_from:
+            logger.warning(NO_QUEUES)
         self.blueprint = self.Blueprint(
             steps=self.app.steps["worker"],
             on_start=self.on_start,
@@ -265,13 +279,15 @@ class WorkController:
         self.disable_rate_limits = either("worker_disable_rate_limits", disable_rate_limits)
         self.worker_lost_wait = either("worker_lost_wait", worker_lost_wait)
 
-    def setup_queues(self, include: Any, exclude: Any = None) -> None:
-        """Choose what is consumed.
+    def setup_queues(self, include: Any, exclude: Any = None) -> list[str]:
+        """Choose what is consumed; the names in *exclude* that nobody declared are returned.
 
         Raises:
             ImproperlyConfigured: a queue is not declared, and may not be made.
         """
         queues = self.app.amqp.queues
+        known = {*queues, *queues.aliases}
+        not_excluded = [name for name in str_to_list(exclude) or () if name not in known]
         for verb, names, choose in (
             ("select", str_to_list(include), queues.select),
             ("deselect", str_to_list(exclude), queues.deselect),
@@ -279,13 +295,12 @@ class WorkController:
             try:
                 choose(names)
             except KeyError as exc:
-                near = closest(str(exc.args[0]), queues)
-                hint = f" Did you mean {near!r}?" if near else ""
-                raise ImproperlyConfigured(
-                    UNKNOWN_QUEUE.format(verb=verb, asked=names, missing=exc, hint=hint)
-                ) from exc
+                near = hint(str(exc.args[0]), queues)
+                text = UNKNOWN_QUEUE.format(verb=verb, asked=names, missing=exc, hint=near)
+                raise ImproperlyConfigured(text) from exc
         if self.app.conf.worker_direct:
             queues.select_add(worker_direct(self.hostname))
+        return not_excluded
 
     def setup_includes(self, includes: Iterable[str] | None) -> None:
         """Import further task modules, and note all that hold tasks, for processes made later."""
@@ -338,8 +353,10 @@ class WorkController:
         """Run until the worker ends; the reason is in :attr:`exitcode`."""
         try:
             self.blueprint.start(self)
-        except WorkerTerminate:
+        except WorkerTerminate as exc:
             self.terminate()
+            if self.exitcode is None:
+                self.exitcode = exc.code if self._asked_exitcode is None else self._asked_exitcode
         except SystemExit as exc:
             self.stop(exitcode=exc.code)
         except KeyboardInterrupt:
@@ -354,6 +371,9 @@ class WorkController:
     def nudge(self, nudge: Nudge, exitcode: int = 0) -> Phase:
         """Move on towards the end, as a process signal asks.  Safe in a signal handler."""
         before, self.phase = self.phase, after(self.phase, nudge)
+        if before is Phase.RUNNING and self.phase is not before:
+            # The first nudge decides, whatever comes after: one that was told to end by QUIT ends as it was told to.
+            self._asked_exitcode = EX_OK if nudge is Nudge.QUIT else exitcode
         if self.phase is Phase.SOFT and not self._soft_timeout():
             self.phase = Phase.COLD
         if self.phase is not before:
@@ -362,8 +382,7 @@ class WorkController:
             elif self.phase is Phase.SOFT:
                 self._soft_deadline = time.monotonic() + self._soft_timeout()
                 if state.should_stop in (None, False):
-                    # As a cold end that is asked for by QUIT: it ends as it was told to.
-                    state.should_stop = EX_OK
+                    state.should_stop = self._asked_exitcode
             else:
                 state.should_terminate = exitcode
             self.waker.wake()

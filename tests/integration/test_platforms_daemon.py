@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_clone.platforms import is_running
+from celery_clone.platforms import EX_CANTCREAT, Pidfile, create_pidlock, is_running
 from tests.support.wait import wait_until
 
 PROGRAM = """
@@ -78,3 +78,65 @@ def test_a_process_that_has_ended_does_not_run_even_if_nobody_took_it_away():
     finally:
         process.wait()
     assert not is_running(process.pid)
+
+
+# -- pid files
+
+
+@pytest.fixture
+def pidfile(tmp_path):
+    return tmp_path / "w.pid"
+
+
+@pytest.fixture
+def process():
+    """``process("sleep", "60")``: a program that runs until the end of the test, by its id."""
+    begun = []
+
+    def process(*words):
+        # Under a name of its own: the folder of this Python may well be called celery.
+        program = sys.executable if words[0] == "python" else None
+        begun.append(subprocess.Popen(words, executable=program, stdin=subprocess.DEVNULL))
+        return begun[-1].pid
+
+    yield process
+    for one in begun:
+        one.kill()
+        one.wait()
+
+
+STAY = "import time; time.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    ("words", "written"),
+    [
+        (["celery", "-A", "proj", "worker"], 1e9),
+        (["worker_of_a_project"], 4e9),
+    ],
+    ids=["named celery", "a Python that ran when the file was written"],
+)
+def test_the_file_of_a_running_worker_ends_the_program(pidfile, process, capsys, words, written):
+    pid = process("python", "-c", STAY, *words)
+    pidfile.write_text(f"{pid}\n")
+    os.utime(pidfile, (written, written))
+    with pytest.raises(SystemExit) as ended:
+        create_pidlock(pidfile)
+    assert ended.value.code == EX_CANTCREAT
+    assert f"already exists.\nSeems we're already running? (pid: {pid})" in capsys.readouterr().err
+    assert pidfile.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["sleep", "60"], ["python", "-c", STAY]],
+    ids=["another program", "a Python that began after the file was written"],
+)
+def test_a_file_whose_id_another_program_has_got_is_stale(pidfile, process, capsys, monkeypatch, words):
+    for name in [name for name in os.environ if name.startswith("CELERY_")]:
+        monkeypatch.delenv(name)
+    pid = process(*words)
+    pidfile.write_text(f"{pid}\n")
+    os.utime(pidfile, (1e9, 1e9))
+    assert Pidfile(pidfile).remove_if_stale()
+    assert "Stale pidfile" in capsys.readouterr().err

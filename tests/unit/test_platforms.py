@@ -193,15 +193,6 @@ def test_the_file_of_a_predecessor_with_our_id_is_stale(pidfile):
     assert pidfile.remove_if_stale()
 
 
-def test_the_file_of_a_running_process_ends_the_program(pidfile, capsys):
-    write(pidfile, f"{os.getppid()}\n")
-    with pytest.raises(SystemExit) as ended:
-        create_pidlock(pidfile.path)
-    assert ended.value.code == platforms.EX_CANTCREAT
-    assert f"already exists.\nSeems we're already running? (pid: {os.getppid()})" in capsys.readouterr().err
-    assert pidfile.is_locked()
-
-
 def test_a_lock_is_released_when_the_program_ends(pidfile, monkeypatch):
     at_exit = []
     monkeypatch.setattr(platforms.atexit, "register", at_exit.append)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import is_alive
+from tests.support.processes import free_port, is_alive
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess, clean_environment
 
@@ -270,6 +271,20 @@ def test_usr1_shows_what_every_thread_is_doing(worker):
     given.signal(signal.SIGUSR1)
     given.wait_for_log("LOCAL VARIABLES")
     assert "MainThread" in given.log()
+    assert given.stop() == 0
+
+
+def test_usr2_opens_a_debugger_where_the_worker_stands_and_the_worker_goes_on(worker, call):
+    given = worker("-c", "1", environment={"CELERY_RDBSIG": "1", "CELERY_RDB_PORT": str(free_port())})
+    given.signal(signal.SIGUSR2)
+    said = given.wait_for_log(r"Ready to connect: telnet \S+ \d+")[0].split()
+    with socket.create_connection((said[-2], int(said[-1])), 10) as client, client.makefile("rw") as lines:
+        print("p 'fourty' + 'two'\nw\nc", file=lines, flush=True)
+        heard = lines.read()
+    assert "fourtytwo" in heard
+    assert "loops.py" in heard
+    call("say", "still here")
+    given.wait_for_log("still here")
     assert given.stop() == 0
 
 

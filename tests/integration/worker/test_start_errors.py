@@ -126,6 +126,8 @@ def test_a_pool_without_its_library_is_named_with_what_to_install(folder, pool):
         (["-S", "/nonexistent/w.db"], {}, ("'/nonexistent/w.db",)),
         (["-f", "/nonexistent/w.log"], {}, ("'/nonexistent/w.log'",)),
         (["--uid", "nosuchuser"], {}, ("nosuchuser",)),
+        (["-B", "--scheduler", "nosuch:X"], {}, ("'nosuch:X'", "module:Class", "--scheduler")),
+        (["-B", "--scheduler", "celery.beat:Nosuch"], {}, ("'celery.beat:Nosuch'", "beat_scheduler")),
         ([], {"BROKER": "redis://me:secret@h:notaport"}, ("redis://me:**@h:notaport", "broker_url")),
     ],
     ids=lambda value: next(iter(value.values())) if isinstance(value, dict) and value else "",
@@ -136,6 +138,12 @@ def test_what_no_worker_can_work_with_is_named_without_a_traceback(folder, optio
     told = ended.stderr + ended.stdout
     assert all(words in told for words in said), told
     assert "Traceback" not in told and "secret" not in told
+
+
+def test_a_queue_to_exclude_that_nobody_declared_is_named_with_the_nearest(folder):
+    with WorkerProcess("project", ["-c", "1", "-X", "celry"], folder=folder, log_level="INFO") as worker:
+        worker.wait_for_log("--exclude-queues names the queue 'celry'.*Did you mean 'celery'")
+        assert worker.stop() == 0
 
 
 def test_a_key_that_cannot_be_read_is_named(folder):

@@ -328,6 +328,41 @@ def test_a_hang_up_ends_warm_and_runs_the_same_command_line_again(app, said, mon
     assert became == [(sys.executable, expected)]
 
 
+def test_who_ends_a_worker_that_restarts_does_not_get_it_back(app, said, monkeypatch):
+    monkeypatch.setattr(program, "_restart_command", [])
+    became = []
+    monkeypatch.setattr(os, "execvp", lambda file, argv: became.append(argv))
+    worker = Standing(app)
+    worker.executable = None
+    program.restart_handler(worker)(signal.SIGHUP, None)
+    send(worker, "SIGTERM")
+    assert not program._restart_command
+    assert not became
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        (["SIGTERM"], 0),
+        (["SIGINT"], 1),
+        (["SIGQUIT"], 0),
+        (["SIGINT", "SIGINT"], 1),
+        (["SIGINT", "SIGQUIT"], 1),
+        (["SIGTERM", "SIGINT"], 0),
+        (["SIGTERM", "SIGQUIT"], 0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("soft_seconds", [0, 5])
+def test_the_first_signal_decides_the_exit_code(app, make, names, code, soft_seconds):
+    app.conf.worker_soft_shutdown_timeout = soft_seconds
+    worker = make(quiet=True, without_mingle=True, without_gossip=True)
+    for name in names:
+        worker.nudge(*PUSHES[name])
+    worker.start()
+    assert (worker.exitcode or 0) == code
+
+
 def test_a_hang_up_is_obeyed_only_without_a_terminal(make, monkeypatch):
     worker = make()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

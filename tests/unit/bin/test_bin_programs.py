@@ -94,6 +94,7 @@ def test_beat_is_not_started_with_what_makes_no_sense(app, words, code, told):
 
 def test_a_second_beat_does_not_go_into_the_background(app, tmp_path, monkeypatch):
     monkeypatch.setattr("celery_clone.platforms.is_running", lambda pid: True)
+    monkeypatch.setattr("celery_clone.platforms.is_perhaps_celery", lambda pid: True)
     (tmp_path / "beat.pid").write_text("1\n")
     assert run(app, beat, "--detach", "--pidfile", str(tmp_path / "beat.pid")).exit_code == 73
 
