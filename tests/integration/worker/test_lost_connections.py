@@ -124,8 +124,12 @@ def test_queues_that_are_deleted_under_a_worker_cost_it_neither_its_connection_n
 
         ping = project.app.control.ping
         wait_until(lambda: ping(["w@here"], timeout=0.5, limit=1), 10, worker.log)
-        assert {"celery", "w@here.celery.pidbox"} < queues()
-        assert any(name.startswith("celeryev.") for name in queues())
+        wait_until(
+            lambda: {"celery", "w@here.celery.pidbox"} < (there := queues())
+            and any(name.startswith("celeryev.") for name in there),
+            10,
+            lambda: f"the queues to be back, of which there are {queues()}; {worker.log()}",
+        )
         path.touch()
         wait_until(lambda: lines_of(Path(f"{path}.done")) == 1, 10, worker.log)
         project.wait_for.delay(str(path))
