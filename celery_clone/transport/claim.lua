@@ -10,7 +10,10 @@
 -- ARGV[3]  seconds of the lease
 -- ARGV[4]  number of queues
 -- ARGV[5]  "1": share the credit among the queues, "0": empty them in order
--- ARGV[6+] for each queue, what closes its entry in unacked; then the tags to acknowledge
+-- ARGV[6]  how many messages may be claimed beyond that: so many that are due later than ARGV[7] do not count,
+--          because they are parked at once.  A flood of them would be taken in small bites otherwise.
+-- ARGV[7]  the time (epoch seconds) from which a message is due later
+-- ARGV[8+] for each queue, what closes its entry in unacked; then the tags to acknowledge
 --
 -- Returns {tags, list, messages, list, messages, ...}: the tags as lines; for each part of a list its index and
 -- its messages as they stood in it, newest first.  The tags follow the parts and, in a part, go from old to new.
@@ -19,9 +22,10 @@
 local unacked, index, leases = KEYS[1], KEYS[2], KEYS[3]
 local credit, first, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local queues, fair = tonumber(ARGV[4]), ARGV[5] == '1'
+local beyond, later = tonumber(ARGV[6]), tonumber(ARGV[7])
 local CHUNK = 1000
 
-for at = 6 + queues, #ARGV, CHUNK do
+for at = 8 + queues, #ARGV, CHUNK do
     local last = math.min(at + CHUNK - 1, #ARGV)
     redis.call('HDEL', unacked, unpack(ARGV, at, last))
     redis.call('ZREM', index, unpack(ARGV, at, last))
@@ -74,15 +78,55 @@ local function identify(text)
     return tag, text, tag
 end
 
+-- The days from the epoch to a date, by the calendar whose years begin in March.
+local function days(year, month, day)
+    if month < 3 then
+        year, month = year - 1, month + 12
+    end
+    return 365 * year + math.floor(year / 4) - math.floor(year / 100) + math.floor(year / 400)
+        + math.floor((153 * (month - 3) + 2) / 5) + day - 719469
+end
+
+-- Does a message wait for a time that is far away?  No, if that cannot be read here: the worker reads it anyway.
+local function is_later(text)
+    local _, before = find(text, '"eta": "', 1, true)
+    if not before then
+        return false
+    end
+    local year, month, day, hour, minute, second, zone = string.match(
+        sub(text, before + 1, before + 40), '^(%d%d%d%d)%-(%d%d)%-(%d%d)T(%d%d):(%d%d):(%d%d)%.?%d*([Z+%-][%d:]*)"')
+    if not zone then
+        return false
+    end
+    local sign, hours, minutes = string.match(zone, '^([+%-])(%d%d):?(%d%d)$')
+    if not sign and zone ~= 'Z' then
+        return false
+    end
+    local offset = sign and (hours * 3600 + minutes * 60) * (sign == '-' and -1 or 1) or 0
+    return days(tonumber(year), tonumber(month), tonumber(day)) * 86400
+        + hour * 3600 + minute * 60 + second - offset > later
+end
+
+-- Returns how much of the credit was used, and whether there may be more in the list.
 local function claim(list, key, suffix, wanted)
-    local found = redis.call('LRANGE', key, -wanted, -1)
-    local count = #found
-    if count == 0 then
-        return 0
+    local asked = wanted + beyond
+    local found = redis.call('LRANGE', key, -asked, -1)
+    local count, used = 0, 0
+    if #found == 0 then
+        return 0, false
     end
     local times, expiries = {}, {}
-    for i = count, 1, -1 do
+    for i = #found, 1, -1 do
+        if used == wanted then
+            break
+        end
         local text = found[i]
+        if beyond > 0 and is_later(text) then
+            beyond = beyond - 1
+        else
+            used = used + 1
+        end
+        count = count + 1
         local tag, value, name = identify(text)
         local entry = '[' .. value .. suffix
         if not tag or redis.call('HSETNX', unacked, tag, entry) == 0 then
@@ -102,8 +146,8 @@ local function claim(list, key, suffix, wanted)
     end
     redis.call('LTRIM', key, 0, -count - 1)
     reply[#reply + 1] = list
-    reply[#reply + 1] = found
-    return count
+    reply[#reply + 1] = count == #found and found or {unpack(found, #found - count + 1)}
+    return used, count < #found or #found == asked
 end
 
 for level = 0, (#KEYS - 3) / queues - 1 do
@@ -118,9 +162,9 @@ for level = 0, (#KEYS - 3) / queues - 1 do
             local list = level * queues + queue
             local wanted = math.min(share, credit)
             if wanted > 0 then
-                local got = claim(list, KEYS[4 + list], ARGV[6 + queue], wanted)
-                credit = credit - got
-                if got == wanted then
+                local used, deeper = claim(list, KEYS[4 + list], ARGV[8 + queue], wanted)
+                credit = credit - used
+                if deeper then
                     more[#more + 1] = queue
                 end
             end

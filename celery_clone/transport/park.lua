@@ -1,4 +1,4 @@
--- Park one claimed message until its time: it stays in unacked, where nobody loses it.
+-- Park claimed messages until their times: they stay in unacked, where nobody loses them.
 --
 -- KEYS[1]  hash  unacked           tag -> JSON [message, exchange, routing key]
 -- KEYS[2]  zset  unacked_index     tag -> time; here one that grows old exactly when the message is due,
@@ -6,27 +6,50 @@
 -- KEYS[3]  zset  unacked_leases    tag -> time until which the claim is safe; here until some time after it is due
 -- KEYS[4]  zset  unacked_schedule  "field\nlist" -> time when the parked message is due
 --
--- ARGV[1]  tag   ARGV[2]  due   ARGV[3]  due less the visibility timeout   ARGV[4]  due and a lease
--- ARGV[5]  list to put it into
+-- ARGV[1]  seconds of kombu's visibility timeout
+-- ARGV[2]  seconds of the lease
+-- ARGV[3+] for each message its tag, when it is due, and the list to put it into then
 --
 -- It is kept under a field of its own, not under its tag: a worker that knows kombu's rule alone, and gives it
 -- back, claims it under the tag, and that claim must not be taken for the parked message.
 --
--- Returns 1, or 0 if the claim was settled by somebody else meanwhile.
+-- Returns how many were parked; a claim that was settled by somebody else meanwhile is left out.
 
 local unacked, index, leases, schedule = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local entry = redis.call('HGET', unacked, ARGV[1])
-if not entry then
-    return 0
+local visibility, lease = tonumber(ARGV[1]), tonumber(ARGV[2])
+local CHUNK = 3 * 500
+local parked = 0
+
+for at = 3, #ARGV, CHUNK do
+    local last = math.min(at + CHUNK - 1, #ARGV)
+    local tags = {}
+    for i = at, last, 3 do
+        tags[#tags + 1] = ARGV[i]
+    end
+    local entries = redis.call('HMGET', unacked, unpack(tags))
+    local old, times, expiries, dues = {}, {}, {}, {}
+    for i, tag in ipairs(tags) do
+        local entry, due, list = entries[i], ARGV[at + 3 * i - 2], ARGV[at + 3 * i - 1]
+        if entry then
+            local field = tag .. '@parked'
+            while redis.call('HSETNX', unacked, field, entry) == 0 do
+                field = field .. '+'
+            end
+            local seconds, place = tonumber(due), 2 * #old + 1
+            times[place], times[place + 1] = string.format('%.6f', seconds - visibility), field
+            expiries[place], expiries[place + 1] = string.format('%.6f', seconds + lease), field
+            dues[place], dues[place + 1] = due, field .. '\n' .. list
+            old[#old + 1] = tag
+        end
+    end
+    if #old > 0 then
+        redis.call('ZADD', index, unpack(times))
+        redis.call('ZADD', leases, unpack(expiries))
+        redis.call('ZADD', schedule, unpack(dues))
+        redis.call('HDEL', unacked, unpack(old))
+        redis.call('ZREM', index, unpack(old))
+        redis.call('ZREM', leases, unpack(old))
+        parked = parked + #old
+    end
 end
-local parked = ARGV[1] .. '@parked'
-while redis.call('HSETNX', unacked, parked, entry) == 0 do
-    parked = parked .. '+'
-end
-redis.call('ZADD', index, ARGV[3], parked)
-redis.call('ZADD', leases, ARGV[4], parked)
-redis.call('ZADD', schedule, ARGV[2], parked .. '\n' .. ARGV[5])
-redis.call('HDEL', unacked, ARGV[1])
-redis.call('ZREM', index, ARGV[1])
-redis.call('ZREM', leases, ARGV[1])
-return 1
+return parked

@@ -29,15 +29,17 @@ class Held:
     """What a worker owes an answer for.  Outlives the connection it was taken over.
 
     ``tags`` maps the tag of each delivery to the list it came from and the delivery; ``outbox`` holds
-    packed commands (each legal to send twice) and ``acks`` tags that the server has not confirmed yet.
+    packed commands (each legal to send twice), ``parking`` a tag, a due time and a list for each message to be
+    parked, and ``acks`` tags, all of which the server has not confirmed yet.
     """
 
-    __slots__ = ("acks", "outbox", "tags")
+    __slots__ = ("acks", "outbox", "parking", "tags")
 
     def __init__(self) -> None:
         self.tags: dict[str, tuple[str, Delivery]] = {}
         self.acks: list[str] = []
         self.outbox: list[bytes] = []
+        self.parking: list[tuple[str, float, str]] = []
 
 
 class Keeper:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import cycle
+from itertools import chain, cycle
 from typing import TYPE_CHECKING, Any
 
 from kombu.utils.uuid import uuid
@@ -52,6 +52,12 @@ logger = get_logger(__name__)
 
 LARGEST_BATCH = 512
 """Most messages of one claim; the script holds all of them in the server's memory."""
+
+LARGEST_FLOOD = 2**22
+"""Bytes that may be claimed beyond the credit, if they are as large as the last ones."""
+
+LATER_S = 60.0
+"""What is due later than this does not count as taken, once a flood of it was met; no worker holds that by itself."""
 
 MOST_PAGES = 10
 """Where most of what is parked is for other queues, so many times as much is looked at as is wanted."""
@@ -118,6 +124,8 @@ class RedisSource:
         self._queues: list[str] = []
         self._lists: list[str] = []
         self._turn = 0
+        self._parked = self._beyond = 0
+        self._size = 1
         self._broadcasts: dict[str, str] = {}
         self._arrived: list[Delivery] = []
         self._quiet = self._closed = False
@@ -238,14 +246,19 @@ class RedisSource:
 
     def _exchange(self, credit: int) -> list[Delivery]:
         """Send what is buffered together with a claim of *credit* messages."""
-        outbox, acks = self.held.outbox, self.held.acks
-        posted, acked = len(outbox), len(acks)
-        reply = self._call([*outbox, self._claim_command(credit, acks)])[-1]
+        outbox, acks, parking = self.held.outbox, self.held.acks, self.held.parking
+        posted, acked, parked = len(outbox), len(acks), len(parking)
+        if credit:
+            # Where much of what comes is parked, more is taken at once, and no more of the rest.
+            self._beyond = min(LARGEST_BATCH, 4 * self._parked, LARGEST_FLOOD // self._size)
+            self._parked = 0
+        reply = self._call([*outbox, *self._park_command(parking), self._claim_command(credit, acks)])[-1]
         # Only now is it known to have arrived.
-        del outbox[:posted], acks[:acked]
+        del outbox[:posted], acks[:acked], parking[:parked]
         if len(reply) == 1:
             return []
         self._turn += 1
+        self._size = max(len(text) for texts in reply[2::2] for text in texts) or 1
         return self._deliveries(iter(reply[0].decode("utf-8", "surrogateescape").split("\n")), reply[1:])
 
     def _deliveries(self, names: Iterator[str], parts: Sequence[Any]) -> list[Delivery]:
@@ -264,10 +277,11 @@ class RedisSource:
     def _pack_claim(self) -> None:
         keys = [self.layout.unacked, self.layout.unacked_index, self.layout.leases, *self._lists]
         ends = [self.layout.entry_end(queue) for queue in self._queues]
-        fixed = [self.lease_s, len(self._queues), "1" if self.layout.fair else "0", *ends]
-        self._claim_size = 3 + len(keys) + 2 + len(fixed)
+        fixed = [self.lease_s, len(self._queues), "1" if self.layout.fair else "0"]
+        self._claim_size = 3 + len(keys) + 4 + len(fixed) + len(ends)
         self._claim_head = pack_script(CLAIM, keys).partition(b"\r\n")[2]
         self._claim_tail = pack(*fixed).partition(b"\r\n")[2]
+        self._claim_ends = pack(*ends).partition(b"\r\n")[2]
 
     def _claim_command(self, credit: int, acks: Sequence[str]) -> bytes:
         count = len(self._queues)
@@ -277,6 +291,8 @@ class RedisSource:
             self._claim_head,
             pack(credit if count else 0, first).partition(b"\r\n")[2],
             self._claim_tail,
+            pack(self._beyond, time.time() + LATER_S if self._beyond else 0).partition(b"\r\n")[2],
+            self._claim_ends,
         ]
         for tag in acks:
             data = tag.encode("utf-8", "surrogateescape")
@@ -337,13 +353,19 @@ class RedisSource:
         known = self.held.tags.get(delivery.tag)
         if known is None or not self.may_park:
             return False
-        layout = self.layout
-        keys = layout.unacked, layout.unacked_index, layout.leases, layout.schedule
-        times = due, due - layout.visibility_s, due + self.lease_s
-        self.held.outbox.append(pack_script(PARK, keys, delivery.tag, *times, known[0]))
+        self.held.parking.append((delivery.tag, due, known[0]))
+        self._parked += 1
         del self.held.tags[delivery.tag]
         self._expect_due(due - time.time())
         return True
+
+    def _park_command(self, parking: Sequence[tuple[str, float, str]]) -> list[bytes]:
+        """One command for all that is to be parked; none for nothing."""
+        if not parking:
+            return []
+        layout = self.layout
+        keys = layout.unacked, layout.unacked_index, layout.leases, layout.schedule
+        return [pack_script(PARK, keys, layout.visibility_s, self.lease_s, *chain.from_iterable(parking))]
 
     def parked(self, most: int) -> Sequence[Delivery]:
         """What is parked for the lists of this source, the soonest first; over a connection of its own."""
@@ -379,7 +401,7 @@ class RedisSource:
 
     def flush(self) -> None:
         """Send what is buffered."""
-        if (self.held.acks or self.held.outbox) and not self._closed:
+        if (self.held.acks or self.held.outbox or self.held.parking) and not self._closed:
             self._exchange(0)
 
     # -- leases ---------------------------------------------------------------------------------------
