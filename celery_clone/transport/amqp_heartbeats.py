@@ -7,6 +7,7 @@ twice.  The thread sends heartbeats and nothing else, and reads nothing.
 
 from __future__ import annotations
 
+import ssl
 import threading
 from typing import Any
 
@@ -25,26 +26,39 @@ class Heartbeats:
     """Tells the broker of *connection*, py-amqp's, that the worker is there, from creation until :meth:`stop`."""
 
     def __init__(self, connection: Any) -> None:
-        self._transport = connection.transport
-        # py-amqp writes one frame, or a run of whole frames, with each call of this.
-        self._write_frames = self._transport._write
         self._lock = threading.Lock()
-        self._transport._write = self._write
+        self._unlocked: list[tuple[Any, str, Any]] = []
+        transport = connection.transport
+        if isinstance(transport.sock, ssl.SSLSocket):
+            # One thread at a time may use a TLS session, whether it reads or writes.
+            self._guard(transport, "_quick_recv")
+            self._guard(transport.sock, "write")
+        else:
+            self._guard(transport, "_write")
+        # Each call of this writes a frame, or a run of whole frames.
+        self._write = transport._write
         self._period_s = float(connection.heartbeat) / PER_INTERVAL
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="celery-amqp-heartbeats", daemon=True)
         self._thread.start()
 
-    def _write(self, frames: bytes) -> None:
-        with self._lock:
-            self._write_frames(frames)
+    def _guard(self, owner: Any, name: str) -> None:
+        """Let one thread at a time into this method of *owner*."""
+        method, lock = getattr(owner, name), self._lock
+
+        def guarded(*args: Any) -> Any:
+            with lock:
+                return method(*args)
+
+        setattr(owner, name, guarded)
+        self._unlocked.append((owner, name, method))
 
     def _run(self) -> None:
         while not self._stop.wait(self._period_s):
             try:
                 self._write(FRAME)
-            except OSError as exc:
-                # The loop finds out by itself, once it reads or writes.
+            except (OSError, AttributeError) as exc:
+                # py-amqp forgets a socket that it closed. The loop finds out by itself, once it reads or writes.
                 logger.debug("No heartbeat can be sent any more: %r", exc)
                 return
 
@@ -53,4 +67,5 @@ class Heartbeats:
         self._stop.set()
         if self._thread is not threading.current_thread():
             self._thread.join(self._period_s)
-        self._transport._write = self._write_frames
+        for owner, name, method in self._unlocked:
+            setattr(owner, name, method)

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.support.certificates import make_certificate
 from tests.support.folders import own_folder, remove_folder
 from tests.support.processes import dies_with_its_parent, end, free_port
 from tests.support.servers import program
@@ -40,10 +41,13 @@ class RabbitServer:
     With ``management=True`` (the default) virtual hosts can be made and the broker can be asked what it
     holds, both through its HTTP interface. Without it the node starts and above all stops faster, collects
     no statistics, and has the one virtual host ``/``: right for benchmarks and for recovery tests.
+    With *tls* it also listens on ``tls_port``, and ``certificate`` is what clients have to trust.
     *rabbit_settings* are keys of the application ``rabbit`` in its configuration.
     """
 
-    def __init__(self, *, management: bool = True, rabbit_settings: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, *, management: bool = True, tls: bool = False, rabbit_settings: Mapping[str, int] | None = None
+    ) -> None:
         wrapped = program("rabbitmq-server", "rabbitmq-server", "/usr/sbin/rabbitmq-server", UNWRAPPED)
         self._program = UNWRAPPED if Path(UNWRAPPED).exists() else wrapped
         erlang = Path("/usr/lib/erlang")
@@ -53,6 +57,8 @@ class RabbitServer:
         self.port = free_port()
         self.http_port = free_port()
         self.folder = own_folder("rabbitmq")
+        self.tls_port = free_port() if tls else 0
+        self.certificate = make_certificate(self.folder) if tls else None
         self._epmd_port = free_port()
         self._distribution_port = free_port()
         self._node: subprocess.Popen[bytes] | None = None
@@ -202,6 +208,14 @@ class RabbitServer:
             "log.file.level = warning",
             "disk_free_limit.absolute = 50MB",
         ]
+        if self.certificate is not None:
+            lines += [
+                f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}",
+                f"ssl_options.cacertfile = {self.certificate.path}",
+                f"ssl_options.certfile = {self.certificate.path}",
+                f"ssl_options.keyfile = {self.certificate.key}",
+                "ssl_options.verify = verify_none",
+            ]
         if self.management:
             lines += ["management.tcp.ip = 127.0.0.1", f"management.tcp.port = {self.http_port}"]
         (self.folder / "rabbitmq.conf").write_text("\n".join(lines) + "\n")

@@ -10,6 +10,7 @@ from typing import Any
 
 import redis
 
+from tests.support.certificates import make_certificate
 from tests.support.processes import dies_with_its_parent, end, free_port
 from tests.support.redis import RedisServer
 from tests.support.wait import wait_until
@@ -31,13 +32,8 @@ def running(*command: str) -> Iterator[None]:
 
 @contextmanager
 def redis_behind_tls(folder: Path) -> Iterator[str]:
-    """A server that speaks TLS alone; its URL.  Needs the program openssl, which makes the certificate."""
-    key, certificate, port = folder / "key.pem", folder / "cert.pem", free_port()
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
-         "-subj", "/CN=localhost"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    """A server that speaks TLS alone; its URL.  It needs the program openssl."""
+    (key, certificate), port = make_certificate(folder), free_port()
     with running(
         "redis-server", "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "",
         "--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-ca-cert-file", str(certificate),
