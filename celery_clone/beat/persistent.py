@@ -137,7 +137,8 @@ class PersistentScheduler(Scheduler):
             store.cache.clear()
             store.close()
         except Exception as exc:  # noqa: BLE001 every kind of file has errors of its own
-            logger.debug("The damaged schedule file could not be closed: %r", exc)
+            # As text, like the damage itself.
+            logger.debug("The damaged schedule file could not be closed: %s", repr(exc))
 
     # -- the entries
 
