@@ -161,13 +161,17 @@ def test_every_late_task_completes_however_often_its_worker_is_killed(target, re
         worker = target.worker("-c", "2", "-n", "one@here", ready=chance.random() < 0.7)
     worker.wait_until_ready()
     since = time.monotonic()
+    claims, backlog = target.arena.claims(), target.arena.waiting("celery")
 
     def missing(name: str = "done") -> set[int]:
         return set(range(sent)) - {int(line) for line in target.lines(name)}
 
+    # What the dead had taken is run again, or stands where it comes next, whatever else waits and however long it takes.
+    wait_until(lambda: not claims & target.arena.claims(), 3 * LEASE_S, worker.log, every=0.02)
+    recovered_s = time.monotonic() - since
     wait_until(
         lambda: not missing(),
-        10 * LEASE_S,
+        10 * LEASE_S + (backlog + len(claims)) / 50,
         lambda: f"{sorted(missing())[:20]} ({len(missing())} of {sent}), seed {SEED}; the log:\n{worker.log()}",
     )
     settled_s = time.monotonic() - since
@@ -177,12 +181,14 @@ def test_every_late_task_completes_however_often_its_worker_is_killed(target, re
     record_property("run_more_than_once", sum(1 for count in runs.values() if count > 1))
     record_property("seconds_to_complete_after_the_last_kill", round(settled_s, 2))
     assert len(runs) == sent
+    assert recovered_s < 2 * LEASE_S
     wait_until(lambda: target.arena.waiting("celery") == 0, 10, "an empty queue")
     # An early task that was told to have begun may not have come to its first line.
     lost = missing("early")
     record_property("early_tasks_begun_and_lost", len(lost))
     print(
-        f"{KILLS} kills, {sent} late and early tasks each: late done {settled_s:.1f} s after the last start; "
+        f"{KILLS} kills, {sent} late and early tasks each: {len(claims)} claims of the dead recovered "
+        f"{recovered_s:.1f} s after the last start, these and {backlog} more run {settled_s:.1f} s after it; "
         f"{sum(count > 1 for count in runs.values())} late run again, {len(lost)} early begun and lost; seed {SEED}"
     )
     assert len(lost) <= 2 * KILLS

@@ -130,6 +130,17 @@ class Arena:
             return self._count("holder IS NOT NULL")
         return None
 
+    def claims(self) -> set[str]:
+        """Names of what workers have taken and not settled, one for each time it was; nothing on AMQP."""
+        if self.name == "redis":
+            with redis.Redis.from_url(self.url) as client:
+                return {tag.decode() for tag in client.hkeys("unacked") if b"@parked" not in tag}
+        if self.name == "sqlite":
+            query = "SELECT id || ' of ' || holder FROM celery_messages WHERE holder IS NOT NULL"
+            with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=10)) as database:
+                return {name for (name,) in database.execute(query)}
+        return set()
+
     def parked(self) -> int:
         """SQLite: how many messages wait for their time."""
         return self._count("due_at IS NOT NULL")
