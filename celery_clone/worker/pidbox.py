@@ -46,6 +46,9 @@ RETRY_S = 5.0
 SERVE_S = 0.25
 """How long a mailbox beside the loop waits before it looks whether it shall end."""
 
+CLOSE_S = 1.0
+"""How long a worker waits for a mailbox beside the loop to say goodbye to its broker."""
+
 OPEN_S = 5.0
 """How long the start of the worker waits for a mailbox beside the loop to open."""
 
@@ -299,7 +302,8 @@ class gPidbox(Pidbox):
         """End the greenlet or thread, and wait for that."""
         super().on_stop()
         self._ending.set()
-        self._ended.wait(SERVE_S + RETRY_S)
+        # One that says goodbye to a broker that has stopped answering is left to it.
+        self._ended.wait(SERVE_S + CLOSE_S)
 
     def reset(self) -> None:
         """Open the mailbox anew, in the greenlet."""
@@ -307,21 +311,22 @@ class gPidbox(Pidbox):
 
     def loop(self, c: Any) -> None:
         """Serve the mailbox until :meth:`stop`, over as many connections as it takes."""
-        ending, ended = self._ending, self._ended
+        ending, ended, opened = self._ending, self._ended, self._open
         try:
             while not ending.is_set() and c.connection is not None:
                 try:
-                    self._serve(c, ending)
+                    self._serve(c, ending, opened)
                 except (*c.connection_errors, *c.channel_errors) as exc:
                     logger.warning("The connection of the mailbox was lost: %r", exc)
+                    opened.set()  # tasks do not wait for it
                     ending.wait(RETRY_S)
         except SystemExit:
             return  # the worker ends while it waits for the broker
         finally:
             ended.set()
-            self._open.set()
+            opened.set()
 
-    def _serve(self, c: Any, ending: threading.Event) -> None:
+    def _serve(self, c: Any, ending: threading.Event, opened: threading.Event) -> None:
         with c.connection_for_read() as connection:
             logger.info("pidbox: Connected to %s.", connection.as_uri())
             resets = None
@@ -331,7 +336,7 @@ class gPidbox(Pidbox):
                     self._close_channel(c)
                     self._listen(connection)
                     subscribe_now(connection)
-                    self._open.set()
+                    opened.set()
                 try:
                     connection.drain_events(timeout=SERVE_S)
                 except TimeoutError:
