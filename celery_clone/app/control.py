@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from kombu.matcher import match
 from celery_clone.exceptions import DuplicateNodenameWarning, ImproperlyConfigured
 from celery_clone.transport import broadcasts, revocations
 from celery_clone.transport.revocations import Revocations
+from celery_clone.transport.waits import closed_if_interrupted
 from celery_clone.utils.functional import maybe_list
 from celery_clone.utils.text import pluralize
 
@@ -206,8 +208,13 @@ class _ProducersOf:
     def __init__(self, app: Any) -> None:
         self.app = app
 
-    def acquire(self, *args: Any, **kwargs: Any) -> Any:
-        return self.app.amqp.producer_pool.acquire(*args, **kwargs)
+    @contextmanager
+    def acquire(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        with (
+            self.app.amqp.producer_pool.acquire(*args, **kwargs) as producer,
+            closed_if_interrupted(producer.connection),
+        ):
+            yield producer
 
 
 class Mailbox(pidbox.Mailbox):
@@ -261,7 +268,10 @@ class Mailbox(pidbox.Mailbox):
         queue = self.reply_queue
         accept = self.accept if accept is None else accept
         try:
-            with Consumer(channel, [queue], callbacks=[answered], accept=accept, no_ack=True):
+            with (
+                Consumer(channel, [queue], callbacks=[answered], accept=accept, no_ack=True),
+                closed_if_interrupted(connection),
+            ):
                 while limit is None or len(replies) < limit:
                     connection.drain_events(timeout=patience())
         except TimeoutError:
@@ -348,7 +358,7 @@ class Control:
         if isinstance(destination, str):
             destination = [destination]
         selection = {"pattern": pattern, "matcher": matcher or DEFAULT_MATCHER} if pattern else {}
-        with self.app.connection_or_acquire(connection) as conn:
+        with self.app.connection_or_acquire(connection) as conn, closed_if_interrupted(conn):
             mailbox = self.mailbox(conn)
             if reply and limit is None and not (destination or pattern) and isinstance(mailbox, Mailbox):
                 limit = mailbox.listeners(channel)

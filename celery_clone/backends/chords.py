@@ -111,20 +111,16 @@ def part_returned(backend: Any, request: Any) -> None:
         return
     key = backend.get_key_for_chord(group_id)
     body = maybe_signature(request.chord, app=app)
-    try:
-        header = GroupResult.restore(group_id, backend=backend)
-    except Exception as exc:
-        logger.exception("Chord %r raised: %r", group_id, exc)
-        backend.chord_error_from_stack(body, ChordError(f"Cannot restore group: {exc!r}"))
-        return
+    size = request.chord.get("chord_size")
+    header = None
+    if size is None:
+        # Of a caller that did not count; all others have the stored group read once, by the last member.
+        header = restored(backend, group_id, body)
+        if header is None:
+            return
+        size = ends_in(header)
     if not backend._is_new_chord_part(request):
         return  # delivered twice; its first end was counted
-    if header is None:
-        logger.error("Chord callback %r raised: the stored group is gone", group_id)
-        backend.chord_error_from_stack(body, ChordError(f"GroupResult {group_id} no longer exists"))
-        return
-    size = request.chord.get("chord_size")
-    size = ends_in(header) if size is None else size
     count = backend.incr(key)
     if count > size:
         logger.warning("Chord counter incremented too many times for %r", group_id)
@@ -134,7 +130,23 @@ def part_returned(backend: Any, request: Any) -> None:
         backend.expire(backend.get_key_for_group(group_id), backend._chord_result_expires)
         backend.expire(backend.get_key_for_task(request.id), backend._chord_result_expires)
     else:
-        finish_counted(backend, group_id, header, body)
+        header = header or restored(backend, group_id, body)
+        if header is not None:
+            finish_counted(backend, group_id, header, body)
+
+
+def restored(backend: Any, group_id: str, body: Any) -> Any:
+    """The stored header of a chord; ``None`` if it cannot be read, which is then what the chord ends with."""
+    try:
+        header = GroupResult.restore(group_id, backend=backend)
+    except Exception as exc:
+        logger.exception("Chord %r raised: %r", group_id, exc)
+        backend.chord_error_from_stack(body, ChordError(f"Cannot restore group: {exc!r}"))
+        return None
+    if header is None:
+        logger.error("Chord callback %r raised: the stored group is gone", group_id)
+        backend.chord_error_from_stack(body, ChordError(f"GroupResult {group_id} no longer exists"))
+    return header
 
 
 def ends_in(header: Any) -> int:

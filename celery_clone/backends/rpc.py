@@ -17,7 +17,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import kombu
@@ -28,7 +29,7 @@ from celery_clone.exceptions import OperationalError
 from celery_clone.message import codec
 from celery_clone.transport.protocols import SendOptions
 from celery_clone.transport.publisher import Deadline
-from celery_clone.transport.waits import prepare_waits
+from celery_clone.transport.waits import closed_if_interrupted, prepare_waits
 from celery_clone.utils.functional import LRUCache
 from celery_clone.utils.log import get_logger
 
@@ -167,8 +168,9 @@ class ResultConsumer(ReconnectingConsumer):
             if self._connection is None:
                 self._connect(deadline)
             elif not known:
-                self._consumer.add_queue(self._queues[name])
-                self._consumer.consume()
+                with self._given_up_if_interrupted():
+                    self._consumer.add_queue(self._queues[name])
+                    self._consumer.consume()
         self.read_now()
 
     def read_now(self) -> None:
@@ -227,6 +229,18 @@ class ResultConsumer(ReconnectingConsumer):
             except self._connection_errors as exc:
                 logger.debug("A lost connection was closed: %r", exc)
 
+    @contextmanager
+    def _given_up_if_interrupted(self) -> Iterator[None]:
+        """Connect again before the next use, if an exception comes that is none of the broker's."""
+        try:
+            with closed_if_interrupted(self._connection):
+                yield
+        except self._connection_errors:
+            raise
+        except BaseException:
+            self._disconnect()
+            raise
+
     # -- reading
 
     def _wait_readable(self, connection: Any, timeout: float) -> bool:
@@ -247,7 +261,8 @@ class ResultConsumer(ReconnectingConsumer):
     def _drain(self, timeout: float) -> bool:
         """Read one message, or what else the broker says; was there anything?"""
         try:
-            self._connection.drain_events(timeout=timeout)
+            with self._given_up_if_interrupted():
+                self._connection.drain_events(timeout=timeout)
         except TimeoutError:
             return False
         except self._connection_errors as exc:

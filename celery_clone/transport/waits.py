@@ -1,6 +1,7 @@
 """How long a worker waits for the answer of a broker that is there and does not answer.
 
-Used by ``worker.consumer`` on the connections it opens; sources and publishers wait with :func:`readable`.
+Used by ``worker.consumer`` on the connections it opens, and by ``app.control`` and ``backends.rpc`` when a time
+limit ends a wait; sources and publishers wait with :func:`readable`.
 Left alone, the clients of AMQP and Redis wait for ever, and a worker that waits hears neither a signal nor
 its heartbeats.  It may not send anything.
 """
@@ -9,10 +10,19 @@ from __future__ import annotations
 
 import math
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ("CLOSING_TIMEOUT_S", "REPLY_TIMEOUT_S", "bound_waits", "expect_nothing", "prepare_waits", "readable")
+__all__ = (
+    "CLOSING_TIMEOUT_S",
+    "REPLY_TIMEOUT_S",
+    "bound_waits",
+    "closed_if_interrupted",
+    "expect_nothing",
+    "prepare_waits",
+    "readable",
+)
 
 REPLY_TIMEOUT_S = 15.0
 """How long a broker may take to answer before the connection counts as broken."""
@@ -79,6 +89,24 @@ def expect_nothing(connection: Any) -> None:
         connection.collect()
     else:
         bound_waits(connection, IN_VAIN_S)
+
+
+@contextmanager
+def closed_if_interrupted(connection: Any) -> Iterator[None]:
+    """Let a *connection* go, without a word to the broker, whose use an exception ends that is none of its own.
+
+    A time limit or another process signal may raise between two bytes of an answer. What is read after that means
+    nothing, so nothing may be asked any more: neither to cancel a consumer nor to close in good order. The next use
+    connects again.
+    """
+    try:
+        yield
+    except BaseException as exc:
+        expected = (OSError, *connection.connection_errors, *connection.channel_errors)
+        # The clients of other brokers see to it themselves.
+        if connection.transport.driver_type == "amqp" and not isinstance(exc, expected):
+            connection.collect()
+        raise
 
 
 def readable(socket: Any) -> Callable[[float], Any]:

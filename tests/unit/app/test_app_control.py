@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -211,14 +212,14 @@ def test_commands_leave_through_the_producers_the_app_has_at_that_moment():
 
         @contextmanager
         def acquire(self, block=False):
-            yield self.name
+            yield SimpleNamespace(name=self.name, connection=None)
 
     app = Celery("control", broker="memory://", set_as_current=False)
     mailbox = app.control.mailbox
     for name in ("of the parent", "of the child"):
         app.amqp._producer_pool = Pool(name)
         with mailbox.producer_or_acquire() as producer:
-            assert producer == name
+            assert producer.name == name
 
 
 def test_purging_counts_the_messages_thrown_away():

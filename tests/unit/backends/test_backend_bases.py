@@ -439,3 +439,28 @@ def test_cleaning_removes_what_expired_and_what_was_never_finished(app: Celery, 
     backend.cleanup()
 
     assert {path.name for path in tmp_path.iterdir()} == {"celery-task-meta-fresh", "something of yours"}
+
+
+# --- chords on stores with a counter ---------------------------------------------
+
+
+@pytest.mark.parametrize(("counted", "reads"), [(True, 1), (False, 4)], ids=["counted by the caller", "not counted"])
+def test_the_stored_header_of_a_chord_is_read_once_if_the_caller_counted_it(
+    app: Celery, counted: bool, reads: int
+) -> None:
+    class Store(CacheBackend):
+        headers_read = 0
+
+        def restore_group(self, group_id: str, cache: bool = True) -> Any:
+            self.headers_read += 1
+            return super().restore_group(group_id, cache)
+
+    store = Store(app, url="memory")
+    members = [app.AsyncResult(f"m{number}", backend=store) for number in range(4)]
+    store.apply_chord(("g", members), app.signature("body"))
+    body = {**app.signature("body"), "chord_size": 4 if counted else None}
+    for at, member in enumerate(members):
+        request = Context({"id": member.id, "group": "g", "group_index": at, "chord": dict(body)})
+        store.mark_as_done(member.id, at, request=request)
+    assert store.headers_read == reads
+    assert store.get(store.get_key_for_chord("g")) is None
