@@ -411,6 +411,7 @@ class Dispatcher:
 
     def _receive_one(self, delivery: Delivery) -> None:
         peek = delivery.peek()
+        headers: dict[str, Any] = {}
         if peek is not None:
             name, task_id, plain = peek.task, peek.id, peek.plain
         else:
@@ -432,12 +433,14 @@ class Dispatcher:
         self._seq += 1
         flight = InFlight(self._seq, delivery, plan, name, task_id, self.announcer.make_request)
         flight.received_at = self.clock()
-        flight.limits = plan.soft_hard if plain else self._limits_of(delivery, plan)
-        verdict = self._verdict(flight, plain)
+        if not plain:
+            headers = headers or headers_of(delivery)
+        flight.limits = plan.soft_hard if plain else self._limits_of(headers, plan)
+        verdict = self._verdict(flight, plain, headers)
         if not plan.early and delivery.came_before and self._is_deadly(flight):
             return
         if not plain:
-            flight.expires = epoch(headers_of(delivery).get("expires"), "expires")
+            flight.expires = epoch(headers.get("expires"), "expires")
         self.flights[flight.seq] = flight
         self.credit.taken(1)
         self.announcer.received(flight)
@@ -499,10 +502,10 @@ class Dispatcher:
             self.handled.discard(tag)
             self.credit.settled()
 
-    def _verdict(self, flight: InFlight, plain: bool) -> Verdict:
+    def _verdict(self, flight: InFlight, plain: bool, known: Mapping[str, Any] | None = None) -> Verdict:
         """What to do with a task as things stand now."""
-        delivery = flight.delivery
-        return admit(flight.id, plain, lambda: headers_of(delivery), self.clock(), state.revoked, state.revoked_stamps)
+        now, revoked, stamps = self.clock(), state.revoked, state.revoked_stamps
+        return admit(flight.id, plain, lambda: known or headers_of(flight.delivery), now, revoked, stamps)
 
     def _is_over(self, flight: InFlight) -> Discard | None:
         """Was it revoked, or has its time run out, since it was admitted?"""
@@ -511,10 +514,10 @@ class Dispatcher:
         verdict = self._verdict(flight, flight.expires is None)
         return verdict if isinstance(verdict, Discard) else None
 
-    def _limits_of(self, delivery: Delivery, plan: TaskPlan) -> tuple[float | None, float | None]:
+    def _limits_of(self, headers: Mapping[str, Any], plan: TaskPlan) -> tuple[float | None, float | None]:
         """(soft, hard) seconds: those of the message, else of the task."""
         hard, soft = None, None
-        pair = headers_of(delivery).get("timelimit")
+        pair = headers.get("timelimit")
         if isinstance(pair, (list, tuple)) and len(pair) >= 2:
             hard, soft = pair[0], pair[1]
         return (soft or plan.soft_hard[0], hard or plan.soft_hard[1])
