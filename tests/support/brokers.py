@@ -95,18 +95,30 @@ class Arena:
                 **properties,
             )
 
-    def put_text(self, queue: str, text: bytes) -> None:
-        """Put *text* where the broker keeps whole messages."""
+    def put_text(self, queue: str, *texts: bytes) -> None:
+        """Put *texts* where the broker keeps whole messages."""
         if self.name == "redis":
             with redis.Redis.from_url(self.url) as client:
-                client.lpush(queue, text)
+                client.lpush(queue, *texts)
             return
         from celery_clone.transport.sqlite.session import ring
         from celery_clone.transport.sqlite.tables import Letter
 
         with self.connection() as connection:
             self.queue(queue)(connection.default_channel).declare()
-            ring(connection.transport.broker.publish([Letter(queue, queue, text)], 0.0, mandatory=True))
+            letters = [Letter(queue, queue, text) for text in texts]
+            ring(connection.transport.broker.publish(letters, 0.0, mandatory=True))
+
+    def pull_text(self, queue: str) -> bytes:
+        """Take the text of the first message out of *queue*, which nobody consumes."""
+        if self.name == "redis":
+            with redis.Redis.from_url(self.url) as client:
+                return bytes(client.rpop(queue))
+        with closing(sqlite3.connect(self._path, timeout=10)) as database, database:
+            (number, text), *_ = database.execute("SELECT id, body FROM celery_bodies ORDER BY id LIMIT 1")
+            for table in ("celery_messages", "celery_bodies"):
+                database.execute(f"DELETE FROM {table} WHERE id = ?", (number,))
+            return bytes(text)
 
     def waiting(self, queue: str) -> int:
         """How many messages of *queue* are there to be taken."""
@@ -142,7 +154,10 @@ class Arena:
         return set()
 
     def parked(self) -> int:
-        """SQLite: how many messages wait for their time."""
+        """How many messages wait in Redis or SQLite for their time."""
+        if self.name == "redis":
+            with redis.Redis.from_url(self.url) as client:
+                return int(client.zcard("unacked_schedule"))
         return self._count("due_at IS NOT NULL")
 
     def _count(self, condition: str, *values: Any) -> int:
