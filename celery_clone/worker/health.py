@@ -1,8 +1,9 @@
 """Tells probes whether the worker is alive, and whether it really consumes: by files, over HTTP, or both.
 
-A step of ``worker.worker``, which runs only where ``worker_health_file`` or ``worker_health_address`` is set.  The
-loop leaves its facts behind in every second; a thread judges them, touches the files and answers requests, so that
-a loop that stands still is seen.  Asking costs no connection to the broker and starts no Python.
+A step of ``worker.worker``, which runs only where ``worker_health_file`` or ``worker_health_address`` is set; where
+not, the statistics have what :func:`at_a_glance` says.  The loop leaves its facts behind in every second; a thread
+judges them, touches the files and answers requests, so that a loop that stands still is seen.  Asking costs no
+connection to the broker and starts no Python.
 
 *Live* is a worker that a restart would not help: its loop turns, and its processes take what waits for them.  One
 whose broker is away is live.  *Ready* is one that takes messages.
@@ -91,6 +92,20 @@ def judge(facts: Facts, now: float, stall_s: float, longest_s: float | None) -> 
     return Judgement(True, True, "the worker consumes")
 
 
+def as_dict(judgement: Judgement) -> dict[str, Any]:
+    """What ``inspect stats`` shows."""
+    return {"live": judgement.live, "ready": judgement.ready, "reason": judgement.reason}
+
+
+def at_a_glance(w: Any) -> dict[str, Any]:
+    """What can be said of a worker that answers and is not watched by :class:`Health`."""
+    now = time.monotonic()
+    dispatcher = getattr(w.consumer, "dispatcher", None)
+    consumes = dispatcher is not None and dispatcher.source is not None and not dispatcher.quiet
+    ending = w.phase is not Phase.RUNNING or (dispatcher is not None and dispatcher.quiet)
+    return as_dict(judge(Facts(turned_at=now, consumes=consumes, ending=ending), now, STALL_S, None))
+
+
 class Health(StartStopStep):
     """Judges the worker and tells whoever asks."""
 
@@ -160,8 +175,7 @@ class Health(StartStopStep):
 
     def info(self, w: Any) -> dict[str, Any]:
         """What ``inspect stats`` shows."""
-        judgement = self.judgement()
-        return {"health": {"live": judgement.live, "ready": judgement.ready, "reason": judgement.reason}}
+        return {"health": as_dict(self.judgement())}
 
     # -- in the loop
 
@@ -266,8 +280,7 @@ class Health(StartStopStep):
 
 def as_json(judgement: Judgement) -> str:
     """A judgement as people and programs read it."""
-    told = {"live": judgement.live, "ready": judgement.ready, "reason": judgement.reason, "pid": os.getpid()}
-    return json.dumps(told) + "\n"
+    return json.dumps({**as_dict(judgement), "pid": os.getpid()}) + "\n"
 
 
 def response(request: bytes, judgement: Judgement) -> bytes:

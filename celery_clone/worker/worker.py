@@ -34,6 +34,7 @@ from celery_clone.utils.text import str_to_list
 
 from . import loops, state
 from .components import Waker
+from .health import at_a_glance
 from .lifecycle import Nudge, Phase, after
 
 __all__ = ("WorkController",)
@@ -519,6 +520,7 @@ class WorkController:
         """Everything that ``inspect stats`` shows."""
         return {
             **self.info(),
+            "health": at_a_glance(self),
             **self.blueprint.info(self),
             **self.consumer.blueprint.info(self.consumer),
             "rusage": self.rusage(),

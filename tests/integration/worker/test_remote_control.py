@@ -174,6 +174,7 @@ def test_a_worker_says_what_it_is_and_does(world):
     assert stats["pid"] == worker.pid and stats["total"] == {"project.nap": 1}
     assert sorted(stats["pool"]["processes"]) == sorted(worker.children())
     assert stats["pool"]["max-concurrency"] == 2 and stats["broker"]["transport"]
+    assert stats["health"] == {"live": True, "ready": True, "reason": "the worker consumes"}
     assert "project.add" in world.ask("registered")
     assert not any(name.startswith("celery.") for name in world.ask("registered"))
     (queue,) = world.ask("active_queues")
