@@ -33,7 +33,7 @@ CUTS = int(os.environ.get("CHAOS_CUTS", "3"))
 ALL_POOLS = os.environ.get("CHAOS_POOLS") == "all"
 SEED = int(os.environ.get("CHAOS_SEED", "0")) or random.randrange(1, 10_000)
 
-POOLS = ("prefork", "solo", "threads", "gevent", "eventlet")
+POOLS = ("prefork", "solo", "threads", "gevent", "eventlet", "asyncio")
 LIVELY = 20
 WITHIN_S = 10.0
 """So many tasks must be done in this time after each loss."""
