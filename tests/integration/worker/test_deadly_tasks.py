@@ -35,7 +35,7 @@ def note(name, losses):
 def deadly(self, name, whom):
     note(name, self.request.losses)
     if whom == "worker":
-        time.sleep(0.3)  # time enough to be noticed
+        time.sleep(1.0)  # time enough to be noticed, on a busy machine too
     os.kill(os.getpid() if whom == "process" else os.getppid(), signal.SIGKILL)
     signal.pause()
 
