@@ -15,6 +15,8 @@
 -- ARGV[7]  the time (epoch seconds) from which a message is due later
 -- ARGV[8+] for each queue, what closes its entry in unacked; then the tags to acknowledge
 --
+-- Needs due_time.lua before it.
+--
 -- Returns {tags, list, messages, list, messages, ...}: the tags as lines; for each part of a list its index and
 -- its messages as they stood in it, newest first.  The tags follow the parts and, in a part, go from old to new.
 -- Messages leave their list last: should anything fail before, they are still in it.
@@ -78,36 +80,6 @@ local function identify(text)
     return tag, text, tag
 end
 
--- The days from the epoch to a date, by the calendar whose years begin in March.
-local function days(year, month, day)
-    if month < 3 then
-        year, month = year - 1, month + 12
-    end
-    return 365 * year + math.floor(year / 4) - math.floor(year / 100) + math.floor(year / 400)
-        + math.floor((153 * (month - 3) + 2) / 5) + day - 719469
-end
-
--- Does a message wait for a time that is far away?  No, if that cannot be read here: the worker reads it anyway.
-local function is_later(text)
-    local _, before = find(text, '"eta": "', 1, true)
-    if not before then
-        return false
-    end
-    local year, month, day, hour, minute, second, zone = string.match(
-        sub(text, before + 1, before + 40), '^(%d%d%d%d)%-(%d%d)%-(%d%d)T(%d%d):(%d%d):(%d%d)%.?%d*([Z+%-][%d:]*)"')
-    if not zone then
-        return false
-    end
-    local sign, hours, minutes = string.match(zone, '^([+%-])(%d%d):?(%d%d)$')
-    if not sign and zone ~= 'Z' then
-        return false
-    end
-    local offset = sign and (hours * 3600 + minutes * 60) * (sign == '-' and -1 or 1) or 0
-    return days(tonumber(year), tonumber(month), tonumber(day)) * 86400
-        + hour * 3600 + minute * 60 + second - offset > later
-end
-
--- Returns how much of the credit was used, and whether there may be more in the list.
 local function claim(list, key, suffix, wanted)
     local asked = wanted + beyond
     local found = redis.call('LRANGE', key, -asked, -1)
@@ -121,7 +93,7 @@ local function claim(list, key, suffix, wanted)
             break
         end
         local text = found[i]
-        if beyond > 0 and is_later(text) then
+        if beyond > 0 and (due_time(text) or 0) > later then
             beyond = beyond - 1
         else
             used = used + 1

@@ -39,15 +39,17 @@ class Script(NamedTuple):
     sha: bytes
 
 
-def script(name: str) -> Script:
-    """Read a script of this package."""
-    text = resources.files(__package__).joinpath(name).read_bytes()
+def script(*names: str) -> Script:
+    """Read a script of this package, with what must stand before it."""
+    text = b"".join(resources.files(__package__).joinpath(name).read_bytes() for name in names)
     return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
-CLAIM, RENEW, SWEEP, SETTLE, PARK, PROMOTE, REWRITE = SCRIPTS = tuple(
-    script(f"{name}.lua") for name in ("claim", "renew", "sweep", "settle", "park", "promote", "rewrite")
+CLAIM, PROMOTE = (script("due_time.lua", f"{name}.lua") for name in ("claim", "promote"))
+RENEW, SWEEP, SETTLE, PARK, REWRITE = (
+    script(f"{name}.lua") for name in ("renew", "sweep", "settle", "park", "rewrite")
 )
+SCRIPTS = (CLAIM, RENEW, SWEEP, SETTLE, PARK, PROMOTE, REWRITE)
 
 
 class Layout(NamedTuple):

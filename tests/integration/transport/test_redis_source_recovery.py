@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from kombu.pools import producers
 from celery_clone.message import protocol
 from celery_clone.transport import open_publisher, open_source
 from celery_clone.transport.protocols import Destination, SendOptions
-from celery_clone.transport.redis_layout import SWEEP, pack, pack_script
+from celery_clone.transport.redis_layout import PROMOTE, SWEEP, pack, pack_script
 from celery_clone.transport.redis_source import RedisSource
 from celery_clone.worker.consumer.consumer import BACKOFF_MAX_S
 from tests.support.proxy import TcpProxy
@@ -51,10 +52,10 @@ class Fleet:
         source.set_queues([Queue(name) for name in queues or ("q",)])
         return source
 
-    def publish(self, *ids: str, queue: str = "q", **how: Any) -> None:
+    def publish(self, *ids: str, queue: str = "q", eta: datetime | None = None, **how: Any) -> None:
         publisher = open_publisher(producers[Connection(self.url, transport_options=self.options)])
         for task_id in ids:
-            message = protocol.task_message_v2(task_id, "t", (task_id,), origin="test")
+            message = protocol.task_message_v2(task_id, "t", (task_id,), origin="test", eta=eta)
             publisher.publish(message, Destination("", queue), SendOptions(extra=how))
         publisher.close()  # type: ignore[attr-defined]
 
@@ -759,3 +760,21 @@ def test_a_sweep_is_a_command_that_any_worker_may_send(fleet: Fleet) -> None:
     (looked_at,) = source._call([pack_script(SWEEP, keys, LEASE_S, 3600, 10, 10)])[0]
 
     assert abs(float(looked_at) - time.time()) < 5
+
+
+def test_what_is_due_comes_before_what_waits_and_does_not_overtake_what_was_due_before(fleet: Fleet) -> None:
+    source = fleet.source()
+    due = time.time() + 0.5
+    fleet.publish("due-1", "due-2", "due-3", "due-4", eta=datetime.fromtimestamp(due, timezone.utc))
+    for number, delivery in enumerate(take(source, 4)):
+        assert source.park(delivery, due + number / 1000)
+    source.flush()
+    fleet.publish("waiting-1", "waiting-2")
+    wait_until(lambda: time.time() > due + 0.1, 5)
+    layout = source.layout
+    keys = layout.unacked, layout.unacked_index, layout.leases, layout.schedule
+
+    for _ in range(2):
+        source._call([pack_script(PROMOTE, keys, 2)])
+
+    assert ids(source.take(10)) == ["due-1", "due-2", "waiting-1", "waiting-2", "due-3", "due-4"]
