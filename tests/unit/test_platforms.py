@@ -304,9 +304,14 @@ def test_a_daemon_lives_in_the_root_unless_told_otherwise():
     assert DaemonContext().workdir == "/"
 
 
-def test_a_daemon_whose_pid_file_is_taken_does_not_start(tmp_path, stay_here):
+def test_a_daemon_whose_pid_file_is_taken_does_not_start(tmp_path, stay_here, monkeypatch):
     pidfile = tmp_path / "taken.pid"
     pidfile.write_text(f"{os.getppid()}\n")
+    # Whatever runs the tests, it looks like a worker.
+    command_line = tmp_path / "proc" / str(os.getppid()) / "cmdline"
+    command_line.parent.mkdir(parents=True)
+    command_line.write_bytes(b"python\0-m\0celery\0worker\0")
+    monkeypatch.setattr(platforms, "_PROCESSES", tmp_path / "proc")
     with pytest.raises(SystemExit), detached(pidfile=str(pidfile), workdir=str(tmp_path), fake=True):
         pass
     assert pidfile.exists()
