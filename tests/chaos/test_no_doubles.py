@@ -141,15 +141,20 @@ def test_a_flood_of_due_tasks_waits_in_the_broker(fleet, broker):
     fleet.wait_for_runs("early", 1, 20)
     before = pss_bytes([worker.pid])
     flood(fleet, FLOOD)
+    # Behind those that are not parked yet; how fast that goes on RabbitMQ is the broker's matter.
+    meanwhile_s = assert_ten_run_at_once(fleet, 300) if broker != "amqp" else 0.0
     wait_until(lambda: parked(fleet) == FLOOD, 30 + FLOOD / 500, lambda: f"{parked(fleet)} are parked")
     took_s = assert_ten_run_at_once(fleet, 0)
     grown = pss_bytes([worker.pid]) - before
-    print(f"{broker}: {FLOOD} due in an hour; ten run in {took_s:.2f} s; {grown / 2**20:.1f} MiB more in the worker")
+    print(
+        f"{broker}: {FLOOD} due in an hour; ten run in {meanwhile_s:.2f} s while these are parked, in {took_s:.2f} s "
+        f"afterwards; {grown / 2**20:.1f} MiB more in the worker"
+    )
     assert grown < 50 * 2**20
     assert worker.stop(20) == 0
     again = fleet.worker("-c", "2", "-n", "two@here", "-l", "WARNING", ready=False)
     fleet.tasks.early.delay(-2)
-    fleet.wait_for_runs("early", 12, 20)
+    fleet.wait_for_all("early", {-2}, 20)
     assert_ten_run_at_once(fleet, 100)
     assert parked(fleet) == FLOOD
     assert again.stop(20) == 0
