@@ -208,7 +208,21 @@ class DjangoWorkerFixup:
         if self._db_recycles >= self.db_reuse_max * 2:
             self._db_recycles = 0
             self._close_database()
+        else:
+            self._close_unusable()
         self._db_recycles += 1
+
+    def _close_unusable(self) -> None:
+        """Let go of what the server has dropped, as Django does between requests; its age is not looked at."""
+        for connection in self._open_connections():
+            if connection.in_atomic_block:
+                continue
+            connection.health_check_done = False  # for CONN_HEALTH_CHECKS
+            if connection.errors_occurred:
+                if connection.is_usable():
+                    connection.errors_occurred = False
+                else:
+                    connection.close()
 
     def close_cache(self) -> None:
         """Close the connections of the caches."""

@@ -254,7 +254,11 @@ def conf(state: Any, with_defaults: bool = False, **kwargs: Any) -> Any:
 def query_task(state: Any, ids: Any, **kwargs: Any) -> dict[str, tuple[str, dict[str, Any]]]:
     """Show where the tasks with these ids are."""
     wanted = frozenset(maybe_list(ids) or ())
-    return {held.id: (held.where, held.info()) for held in held_tasks(state, ids=wanted)}
+    found = {held.id: (held.where, held.info()) for held in held_tasks(state, ids=wanted)}
+    if wanted - found.keys():
+        parked = (held for held in parked_tasks(state) if held.id in wanted)
+        found = {**{held.id: (held.where, held.info()) for held in parked}, **found}
+    return found
 
 
 @control_command(variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
