@@ -38,12 +38,13 @@ class TaskPool(GreenPool):
         target: Callable[..., Any],
         args: Sequence[Any] | None = None,
         kwargs: dict[str, Any] | None = None,
-        *more: Any,
+        callback: Callable[..., Any] | None = None,
+        accept_callback: Callable[..., Any] | None = None,
         **options: Any,
     ) -> Any:
         """Say so, and have *target* called in a green thread."""
         signals.eventlet_pool_apply.send(sender=self, target=target, args=args, kwargs=kwargs)
-        return super().on_apply(target, args, kwargs, *more, **options)
+        return super().on_apply(target, args, kwargs, callback, accept_callback, **options)
 
     def current(self) -> Any:
         """The green thread that runs now."""

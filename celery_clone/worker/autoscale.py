@@ -6,11 +6,13 @@ there is no hub.  It looks at the worker's flights and may do nothing but resize
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import Any
 
 from celery_clone import bootsteps
+from celery_clone.exceptions import ImproperlyConfigured
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.threads import bgThread
 
@@ -21,8 +23,22 @@ __all__ = ("Autoscaler", "WorkerComponent")
 
 logger = get_logger("celery.worker.autoscale")
 
-KEEPALIVE_S = 30.0
-"""How long a process is kept at least, after the pool grew."""
+
+def seconds_of(variable: str, default: float) -> float:
+    """A number of seconds from the environment.
+
+    Raises:
+        ImproperlyConfigured: it is no number.
+    """
+    text = os.environ.get(variable) or default
+    try:
+        return float(text)
+    except ValueError as exc:
+        raise ImproperlyConfigured(f"The environment variable {variable} is {text!r}: write seconds, as 30.") from exc
+
+
+AUTOSCALE_KEEPALIVE = seconds_of("AUTOSCALE_KEEPALIVE", 30)
+"""Seconds for which a pool does not shrink after it grew; from the environment variable of this name."""
 
 LOOK_EVERY_S = 0.5
 """How often the work is looked at."""
@@ -72,7 +88,7 @@ class Autoscaler(bgThread):
         max_concurrency: int,
         min_concurrency: int = 0,
         worker: Any = None,
-        keepalive: float = KEEPALIVE_S,
+        keepalive: float = AUTOSCALE_KEEPALIVE,
         mutex: Any = None,
     ) -> None:
         super().__init__()

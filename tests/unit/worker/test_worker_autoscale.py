@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from celery_clone.exceptions import ImproperlyConfigured
 from celery_clone.worker import state
-from celery_clone.worker.autoscale import Autoscaler
+from celery_clone.worker.autoscale import Autoscaler, seconds_of
 from celery_clone.worker.state import Phase
 
 
@@ -80,3 +81,13 @@ def test_new_bounds_hold_at_once_and_wrong_ones_are_refused() -> None:
         with pytest.raises(ValueError, match="autoscale needs"):
             asked.update(**wrong)
     assert asked.info() == {"max": 9, "min": 7, "current": 7, "qty": 5}
+
+
+def test_how_long_a_pool_keeps_its_size_comes_from_the_environment(monkeypatch):
+    monkeypatch.delenv("AUTOSCALE_KEEPALIVE", raising=False)
+    assert seconds_of("AUTOSCALE_KEEPALIVE", 30) == 30
+    monkeypatch.setenv("AUTOSCALE_KEEPALIVE", "1.5")
+    assert seconds_of("AUTOSCALE_KEEPALIVE", 30) == 1.5
+    monkeypatch.setenv("AUTOSCALE_KEEPALIVE", "long")
+    with pytest.raises(ImproperlyConfigured, match="AUTOSCALE_KEEPALIVE is 'long'"):
+        seconds_of("AUTOSCALE_KEEPALIVE", 30)
