@@ -11,15 +11,19 @@ import ctypes
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
+from celery_clone.message.frames import Job
 from celery_clone.utils import timer2
 from celery_clone.utils.coroutines import interrupt
 
-__all__ = ("AlarmClock", "ThreadAlarms")
+from .base import BasePool
+
+__all__ = ("AlarmClock", "AlarmedPool", "ThreadAlarms")
 
 
 def raise_in(thread: int, error: type[BaseException] | None) -> None:
@@ -106,3 +110,35 @@ class AlarmClock:
             self._is_armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self._before)
+
+
+class AlarmedPool(BasePool):
+    """A pool whose soft limits are alarms: of the thread that runs the job, from its begin to its end."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._alarms = ThreadAlarms()
+        self._soft: dict[int, float] = {}
+
+    def _start_job(self, job: Job, soft: float | None, hard: float | None) -> None:
+        if soft:
+            self._soft[job.seq] = soft
+        super()._start_job(job, soft, hard)
+
+    def _on_begun(self, job: Job) -> None:
+        super()._on_begun(job)
+        soft = self._soft.get(job.seq)
+        if soft:
+            self._arm(job.seq, soft, partial(self._on_overtime, job.seq, True, soft))
+
+    def _on_end(self, job: Job) -> None:
+        # Disarmed first: an alarm that rings in between still finds its job.
+        if job.seq in self._soft:
+            self._disarm(job.seq)
+            self._soft.pop(job.seq, None)
+
+    def _arm(self, seq: int, seconds: float, tell: Callable[[], None]) -> None:
+        self._alarms.arm(seq, seconds, tell)
+
+    def _disarm(self, seq: int) -> None:
+        self._alarms.disarm(seq)

@@ -40,11 +40,12 @@ class TaskPool(GreenPool):
         kwargs: dict[str, Any] | None = None,
         callback: Callable[..., Any] | None = None,
         accept_callback: Callable[..., Any] | None = None,
+        *more: Any,
         **options: Any,
     ) -> Any:
         """Say so, and have *target* called in a green thread."""
         signals.eventlet_pool_apply.send(sender=self, target=target, args=args, kwargs=kwargs)
-        return super().on_apply(target, args, kwargs, callback, accept_callback, **options)
+        return super().on_apply(target, args, kwargs, callback, accept_callback, *more, **options)
 
     def current(self) -> Any:
         """The green thread that runs now."""

@@ -7,18 +7,18 @@ questions, and keeps what it holds.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from celery_clone import signals
-from celery_clone.message.frames import Job
 
-from .alarms import AlarmClock, ThreadAlarms
-from .base import BasePool, apply_target
+from .alarms import AlarmClock, AlarmedPool
+from .base import apply_target
 
 __all__ = ("TaskPool",)
 
 
-class TaskPool(BasePool):
+class TaskPool(AlarmedPool):
     """Runs calls at once, where they are made."""
 
     body_can_be_buffer = True
@@ -36,29 +36,18 @@ class TaskPool(BasePool):
         self.on_apply = apply_target  # type: ignore[method-assign]
         self.limit = 1
         self._clock = AlarmClock()
-        self._alarms = ThreadAlarms()
-        self._soft: dict[int, float] = {}
         _, hostname = self.options.get("initargs") or (None, None)
         signals.worker_process_init.send(sender=hostname)
 
-    def _start_job(self, job: Job, soft: float | None, hard: float | None) -> None:
-        if soft:
-            self._soft[job.seq] = soft
-        super()._start_job(job, soft, hard)
+    def _arm(self, seq: int, seconds: float, tell: Callable[[], None]) -> None:
+        if self._clock.works_here():
+            self._clock.arm(seconds, tell)
+        else:
+            super()._arm(seq, seconds, tell)  # a worker that was embedded in a thread
 
-    def _on_begun(self, job: Job) -> None:
-        super()._on_begun(job)
-        soft = self._soft.get(job.seq)
-        if soft and self._clock.works_here():
-            self._clock.arm(soft, lambda: self._on_overtime(job.seq, True, soft))
-        elif soft:
-            # A worker that was embedded in a thread.
-            self._alarms.arm(job.seq, soft, lambda: self._on_overtime(job.seq, True, soft))
-
-    def _on_end(self, job: Job) -> None:
-        if self._soft.pop(job.seq, None):
-            self._clock.disarm()
-            self._alarms.disarm(job.seq)
+    def _disarm(self, seq: int) -> None:
+        self._clock.disarm()
+        super()._disarm(seq)
 
     def unbind(self) -> None:
         """End the alarms, too."""

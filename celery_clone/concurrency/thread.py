@@ -10,15 +10,14 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from functools import partial
 from typing import Any, ClassVar
 
-from celery_clone.message.frames import Job, Lost, Report
+from celery_clone.message.frames import Lost, Report
 from celery_clone.utils.log import get_logger
 
 from .adapter import FINAL, _bound
-from .alarms import ThreadAlarms
-from .base import BasePool, apply_target
+from .alarms import AlarmedPool
+from .base import apply_target
 from .crew import Crew
 
 __all__ = ("TaskPool",)
@@ -38,7 +37,7 @@ class ApplyResult:
         wait([self.f], timeout)
 
 
-class TaskPool(BasePool):
+class TaskPool(AlarmedPool):
     """Runs calls in *limit* threads."""
 
     limit: int
@@ -55,8 +54,6 @@ class TaskPool(BasePool):
         super().__init__(*args, **kwargs)
         self.limit = max(1, self.limit or 1)
         self.executor = Crew(self.limit, "ThreadPoolExecutor-0", self.options.get("maxtasksperchild"))
-        self._alarms = ThreadAlarms()
-        self._soft: dict[int, float] = {}
         self._unsettled: list[Report] = []
         self._settling = False
         self._settle_lock = threading.Lock()
@@ -71,22 +68,6 @@ class TaskPool(BasePool):
         """Forget what waits; what runs ends with the process."""
         self.executor.shutdown(wait=False, cancel_futures=True)
         self._alarms.stop()
-
-    def _start_job(self, job: Job, soft: float | None, hard: float | None) -> None:
-        if soft:
-            self._soft[job.seq] = soft
-        super()._start_job(job, soft, hard)
-
-    def _on_begun(self, job: Job) -> None:
-        super()._on_begun(job)
-        soft = self._soft.get(job.seq)
-        if soft:
-            self._alarms.arm(job.seq, soft, partial(self._on_overtime, job.seq, True, soft))
-
-    def _on_end(self, job: Job) -> None:
-        if job.seq in self._soft:
-            self._alarms.disarm(job.seq)
-            self._soft.pop(job.seq, None)
 
     # -- ends
 
