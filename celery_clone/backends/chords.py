@@ -115,12 +115,18 @@ def part_returned(backend: Any, request: Any) -> None:
     header = None
     if size is None:
         # Of a caller that did not count; all others have the stored group read once, by the last member.
-        header = restored(backend, group_id, body)
+        try:
+            header = GroupResult.restore(group_id, backend=backend)
+        except Exception as exc:  # noqa: BLE001 every store has errors of its own
+            cannot_restore(backend, group_id, body, exc)
+            return
+    if not backend._is_new_chord_part(request):
+        return  # delivered twice; its first end was counted, and with the last one the group may be gone
+    if size is None:
         if header is None:
+            is_gone(backend, group_id, body)
             return
         size = ends_in(header)
-    if not backend._is_new_chord_part(request):
-        return  # delivered twice; its first end was counted
     count = backend.incr(key)
     if count > size:
         logger.warning("Chord counter incremented too many times for %r", group_id)
@@ -139,14 +145,24 @@ def restored(backend: Any, group_id: str, body: Any) -> Any:
     """The stored header of a chord; ``None`` if it cannot be read, which is then what the chord ends with."""
     try:
         header = GroupResult.restore(group_id, backend=backend)
-    except Exception as exc:
-        logger.exception("Chord %r raised: %r", group_id, exc)
-        backend.chord_error_from_stack(body, ChordError(f"Cannot restore group: {exc!r}"))
+    except Exception as exc:  # noqa: BLE001 every store has errors of its own
+        cannot_restore(backend, group_id, body, exc)
         return None
     if header is None:
-        logger.error("Chord callback %r raised: the stored group is gone", group_id)
-        backend.chord_error_from_stack(body, ChordError(f"GroupResult {group_id} no longer exists"))
+        is_gone(backend, group_id, body)
     return header
+
+
+def cannot_restore(backend: Any, group_id: str, body: Any, exc: Exception) -> None:
+    """End a chord whose stored header cannot be read; called where *exc* is handled."""
+    logger.exception("Chord %r raised: %r", group_id, exc)
+    backend.chord_error_from_stack(body, ChordError(f"Cannot restore group: {exc!r}"))
+
+
+def is_gone(backend: Any, group_id: str, body: Any) -> None:
+    """End a chord whose header is not stored."""
+    logger.error("Chord callback %r raised: the stored group is gone", group_id)
+    backend.chord_error_from_stack(body, ChordError(f"GroupResult {group_id} no longer exists"))
 
 
 def ends_in(header: Any) -> int:
