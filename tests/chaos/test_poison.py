@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.support.brokers import EACH, Arena, envelope, load_project, open_arena, start_server
+from tests.support.messages import call_headers
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
 
@@ -56,27 +57,7 @@ class Odd(NamedTuple):
 
 def usual(task: str = "project.note") -> dict[str, Any]:
     """Headers of a call that can be run."""
-    return {
-        "lang": "py",
-        "task": task,
-        "id": "an-id",
-        "shadow": None,
-        "eta": None,
-        "expires": None,
-        "group": None,
-        "group_index": None,
-        "retries": 0,
-        "timelimit": [None, None],
-        "root_id": "an-id",
-        "parent_id": None,
-        "argsrepr": "('odd',)",
-        "kwargsrepr": "{}",
-        "origin": "a test",
-        "ignore_result": True,
-        "replaced_task_nesting": 0,
-        "stamped_headers": None,
-        "stamps": {},
-    }
+    return call_headers(task, argsrepr="('odd',)", ignore_result=True)
 
 
 def odd_headers() -> Iterator[Odd]:

@@ -28,3 +28,30 @@ def kombu_text(
         "properties": given_properties,
     }
     return dumps(message).encode()
+
+
+def call_headers(task: str, task_id: str = "an-id", **changes: Any) -> dict[str, Any]:
+    """Headers of a call that can be run, with *changes*; a change to ``...`` leaves the header out."""
+    headers = {
+        "lang": "py",
+        "task": task,
+        "id": task_id,
+        "shadow": None,
+        "eta": None,
+        "expires": None,
+        "group": None,
+        "group_index": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "root_id": task_id,
+        "parent_id": None,
+        "argsrepr": "(1, 2)",
+        "kwargsrepr": "{}",
+        "origin": "a test",
+        "ignore_result": False,
+        "replaced_task_nesting": 0,
+        "stamped_headers": None,
+        "stamps": {},
+        **changes,
+    }
+    return {name: value for name, value in headers.items() if value is not ...}

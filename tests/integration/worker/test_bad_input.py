@@ -19,6 +19,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError, Operat
 from celery_clone import Celery, states
 from celery_clone.exceptions import ImproperlyConfigured, InvalidTaskError, NotRegistered
 from tests.support.brokers import EACH, EACH_WITH_TEXTS, Arena, envelope, load_project, open_arena, start_server
+from tests.support.messages import call_headers
 from tests.support.processes import free_port
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess, clean_environment
@@ -113,29 +114,7 @@ with_texts = pytest.mark.parametrize("shop", EACH_WITH_TEXTS, indirect=True)
 
 def good(task_id: str, **changes: Any) -> dict[str, Any]:
     """Headers of a call that can be run, with *changes*; a change to ``...`` leaves the header out."""
-    headers = {
-        "lang": "py",
-        "task": "project.add",
-        "id": task_id,
-        "shadow": None,
-        "eta": None,
-        "expires": None,
-        "group": None,
-        "group_index": None,
-        "retries": 0,
-        "timelimit": [None, None],
-        "root_id": task_id,
-        "parent_id": None,
-        "argsrepr": "(1, 2)",
-        "kwargsrepr": "{}",
-        "origin": "a test",
-        "ignore_result": False,
-        "replaced_task_nesting": 0,
-        "stamped_headers": None,
-        "stamps": {},
-        **changes,
-    }
-    return {name: value for name, value in headers.items() if value is not ...}
+    return call_headers(**{"task": "project.add", "task_id": task_id, **changes})
 
 
 # -- at the call

@@ -22,6 +22,7 @@ from celery_clone.worker import state
 from celery_clone.worker.state import Phase
 from tests.support.brokers import envelope
 from tests.support.dispatching import Bench
+from tests.support.messages import call_headers
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
 
@@ -29,29 +30,7 @@ pytestmark = pytest.mark.timeout(60 + EXAMPLES // 5)
 
 ACCEPTED = frozenset({"application/json", "application/x-yaml"})
 
-HEADERS = {
-    "lang": "py",
-    "task": "t.add",
-    "id": "an-id",
-    "shadow": None,
-    "eta": None,
-    "expires": None,
-    "group": None,
-    "group_index": None,
-    "retries": 0,
-    "timelimit": [None, None],
-    "root_id": "an-id",
-    "parent_id": None,
-    "argsrepr": "(1, 2)",
-    "kwargsrepr": "{}",
-    "origin": "a test",
-    "ignore_result": False,
-    "replaced_task_nesting": 0,
-    "stamped_headers": None,
-    "stamps": {},
-    "losses": 0,
-    "redelivered": False,
-}
+HEADERS = call_headers("t.add", losses=0, redelivered=False)
 
 TIMES = st.sampled_from(["2030-01-01T00:00:00", "2030-01-01", "1970-01-01T00:00:00+99:99", "now", "", "9" * 400])
 SCALARS = st.one_of(
