@@ -3,7 +3,8 @@
 -- KEYS[1]  hash  unacked         tag -> JSON [message, exchange, routing key]      kombu's
 -- KEYS[2]  zset  unacked_index   tag -> time of the claim or of its last renewal   kombu's
 -- KEYS[3]  zset  unacked_leases  tag -> time until which the claim is safe         ours
--- KEYS[4+] lists the queues: for each priority, most urgent first, all queues in order
+-- KEYS[4]  string                 the tags of the last claim of this worker, should it not hear of it   ours
+-- KEYS[5+] lists the queues: for each priority, most urgent first, all queues in order
 --
 -- ARGV[1]  how many messages to claim at most; 0 only acknowledges
 -- ARGV[2]  index of the queue to begin with, from 0
@@ -122,7 +123,7 @@ local function claim(list, key, suffix, wanted)
     return used, count < #found or #found == asked
 end
 
-for level = 0, (#KEYS - 3) / queues - 1 do
+for level = 0, (#KEYS - 4) / queues - 1 do
     local open = {}
     for i = 0, queues - 1 do
         open[i + 1] = (first + i) % queues
@@ -134,7 +135,7 @@ for level = 0, (#KEYS - 3) / queues - 1 do
             local list = level * queues + queue
             local wanted = math.min(share, credit)
             if wanted > 0 then
-                local used, deeper = claim(list, KEYS[4 + list], ARGV[8 + queue], wanted)
+                local used, deeper = claim(list, KEYS[5 + list], ARGV[8 + queue], wanted)
                 credit = credit - used
                 if deeper then
                     more[#more + 1] = queue
@@ -144,5 +145,9 @@ for level = 0, (#KEYS - 3) / queues - 1 do
         open = more
     end
 end
-reply[1] = table.concat(tags, '\n')
+if #tags > 0 then
+    reply[1] = table.concat(tags, '\n')
+    -- Later than that the leases have run out, and a sweep has found them.
+    redis.call('SET', KEYS[4], reply[1], 'EX', math.ceil(2 * lease))
+end
 return reply

@@ -92,6 +92,10 @@ class Layout(NamedTuple):
         """Hash that tells since when sweeps have followed each other without a gap."""
         return f"{self.unacked}_sweeps"
 
+    def last_claim_of(self, worker: str) -> str:
+        """String with the tags of what *worker* claimed last."""
+        return f"{self.unacked}_claim.{worker}"
+
     def list_of(self, queue: str, priority: Any = 0) -> str:
         """The list that holds the messages of *queue* with that *priority*."""
         try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from celery_clone.transport.waits import REPLY_TIMEOUT_S
+from celery_clone.utils.ids import uuid
 from celery_clone.utils.log import get_logger
 
 if TYPE_CHECKING:
@@ -28,14 +29,15 @@ LEASE_S = 10.0
 class Held:
     """What a worker owes an answer for.  Outlives the connection it was taken over.
 
-    ``tags`` maps the tag of each delivery to the list it came from and the delivery; ``outbox`` holds
-    packed commands (each legal to send twice), ``parking`` a tag, a due time and a list for each message to be
-    parked, and ``acks`` tags, all of which the server has not confirmed yet.
+    ``worker`` is its name in Redis.  ``tags`` maps the tag of each delivery to the list it came from and the delivery;
+    ``outbox`` holds packed commands (each legal to send twice), ``parking`` a tag, a due time and a list for each
+    message to be parked, and ``acks`` tags, all of which the server has not confirmed yet.
     """
 
-    __slots__ = ("acks", "outbox", "parking", "tags")
+    __slots__ = ("acks", "outbox", "parking", "tags", "worker")
 
     def __init__(self) -> None:
+        self.worker = uuid()
         self.tags: dict[str, tuple[str, Delivery]] = {}
         self.acks: list[str] = []
         self.outbox: list[bytes] = []

@@ -111,7 +111,7 @@ class RedisSource:
         self.epoch = epoch
         self.held: Held = previous.held if previous is not None else Held()
         self._clock = time.monotonic
-        self._reconnects = previous is not None
+        self._reconnects = self._unheard = previous is not None
         self._sweeps_from = 0.0
         self._timeouts = {
             "socket_timeout": self.channel.socket_timeout or REDIS_REPLY_TIMEOUT_S,
@@ -174,6 +174,20 @@ class RedisSource:
         self._pack_claim()
         # Leases may be about to run out, if the connection was away for long.
         self._forget(self._call([self.renewal()])[0])
+        if self._unheard:
+            self._recover()
+
+    def _recover(self) -> None:
+        """Put back what was claimed over the last connection just before it broke: no answer told of it."""
+        layout, tags = self.layout, self.held.tags
+        # First what is known of: nothing of that may look as if it had not been heard of.
+        self.flush()
+        receipt: bytes = self._call([pack("GET", layout.last_claim_of(self.held.worker))])[0] or b""
+        names = [name for name in receipt.split(b"\n") if name and name.decode("utf-8", "surrogateescape") not in tags]
+        entries = self._call([pack("HMGET", layout.unacked, *names)])[0] if names else []
+        found = [each for pair in zip(names, entries, strict=True) if pair[1] for each in pair]
+        self._put_back(b"", found, "Put back %d messages that were on their way when the connection was lost.")
+        self._unheard = False
 
     def _consume(self, queue: str) -> str:
         consumer_tag = uuid()
@@ -275,8 +289,10 @@ class RedisSource:
         return deliveries
 
     def _pack_claim(self) -> None:
-        keys = [self.layout.unacked, self.layout.unacked_index, self.layout.leases, *self._lists]
-        ends = [self.layout.entry_end(queue) for queue in self._queues]
+        layout = self.layout
+        receipt = layout.last_claim_of(self.held.worker)
+        keys = [layout.unacked, layout.unacked_index, layout.leases, receipt, *self._lists]
+        ends = [layout.entry_end(queue) for queue in self._queues]
         fixed = [self.lease_s, len(self._queues), "1" if self.layout.fair else "0"]
         self._claim_size = 3 + len(keys) + 4 + len(fixed) + len(ends)
         self._claim_head = pack_script(CLAIM, keys).partition(b"\r\n")[2]
@@ -418,7 +434,7 @@ class RedisSource:
         sweep = pack_script(SWEEP, keys, self.lease_s, layout.visibility_s, most, SWEEP_BATCH)
         gone, found, due = self._call([self.renewal(), sweep, self._promotion()])
         self._forget(gone)
-        self._restore(found[0], found[1:])
+        self._put_back(found[0], found[1:], "Put back %d messages whose worker is gone.")
         self._promoted(due)
         self._refresh_bindings()
         if len(found) > 2 * SWEEP_BATCH and not self._quiet:
@@ -481,8 +497,8 @@ class RedisSource:
                 self.lease_s,
             )
 
-    def _restore(self, since: bytes, found: Sequence[bytes]) -> None:
-        """Put back the claims that a sweep took over, at the time *since*."""
+    def _put_back(self, since: bytes, found: Sequence[bytes], said: str) -> None:
+        """Put back claims, given as tag and entry, that were made or taken over at the time *since*; any if empty."""
         count = 0
         for name, entry in zip(found[::2], found[1::2], strict=True):
             tag = name.decode("utf-8", "surrogateescape")
@@ -499,7 +515,7 @@ class RedisSource:
             self._settle(tag, "RPUSH", lists, text, since)
             count += 1
         if count:
-            logger.info("Put back %d messages whose worker is gone.", count)
+            logger.info(said, count)
             self.flush()
 
     def _refresh_bindings(self) -> None:

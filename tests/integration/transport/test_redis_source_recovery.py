@@ -713,6 +713,37 @@ def test_acknowledgements_that_a_broken_connection_swallowed_are_sent_by_the_nex
     assert fleet.store.hlen("unacked") == 1
 
 
+def test_a_claim_whose_answer_the_connection_swallowed_is_given_out_at_once_by_the_next_source(fleet: Fleet) -> None:
+    first = fleet.source()
+    fleet.publish("1", "2", "3")
+    assert len(first.take(1)) == 1
+    first.talk(first._redis, [first._claim_command(10, [])])
+
+    second = fleet.source(previous=first, epoch=1)
+
+    back = second.take(10)
+    assert sorted(ids(back)) == ["2", "3"]
+    assert all(delivery.redelivered for delivery in back)
+    assert fleet.store.hlen("unacked") == 3
+
+
+def test_what_was_heard_of_is_not_taken_for_a_claim_that_was_not(fleet: Fleet) -> None:
+    first = fleet.source()
+    fleet.publish("held", "done", "parked", "back")
+    held, done, parked, back = first.take(10)
+    first.ack([done.tag])
+    assert first.park(parked, time.time() + 60)
+    first.reject(back.tag, requeue=True)
+
+    second = fleet.source(previous=first, epoch=1)
+
+    assert ids(second.take(10)) == ["back"]
+    assert held.tag in second.held.tags
+    assert fleet.store.hlen("unacked") == 3
+    third = fleet.source(previous=second, epoch=2)
+    assert third.take(10) == []
+
+
 def test_what_was_claimed_is_given_out_although_the_bell_broke_behind_the_claim(fleet: Fleet) -> None:
     source = fleet.source()
     fleet.publish("1", "2")
