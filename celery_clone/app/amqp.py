@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from functools import partial
 from typing import Any, cast
@@ -29,6 +29,7 @@ from celery_clone.utils.quorum_queues import detect_quorum_queues
 from celery_clone.utils.saferepr import saferepr
 
 from . import routes as _routes
+from .batches import Batch, Ferry
 from .calls import SendDefaults, Way, delayed_route, destination, expiration_seconds, unknown_transport
 from .queues import Queues
 from .queues import Queues as QueueTable
@@ -44,19 +45,6 @@ _PLAIN = frozenset({str, int, bool, type(None)})
 
 PUBLISH_DEADLINE_S = 10.0
 """What ``delay()`` may take when the broker is away; ``broker_transport_options["publish_deadline"]`` changes it."""
-
-
-class Batch:
-    """Messages that leave together, and what those of one group have in common.
-
-    ``ways`` holds the few ways they go.  ``stencil`` is the last call that others can be made like, by its task.
-    """
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[TaskMessage, Destination, SendOptions]] = []
-        self.afterwards: list[Callable[[], None]] = []
-        self.ways: dict[Any, Way] = {}
-        self.stencil: tuple[Any, Stencil] | None = None
 
 
 class Together(threading.local):
@@ -296,8 +284,29 @@ class AMQP:
             together.batch = None
         if batch.rows:
             self.publisher.publish_many(batch.rows)
-            for afterwards in batch.afterwards:
-                afterwards()
+            for announce in batch.announcements:
+                announce()
+
+    @contextmanager
+    def publishing_as_they_come(self) -> Iterator[AbstractContextManager[None]]:
+        """As :meth:`publishing_together`, for calls from a generator: what it has given does not wait for the rest.
+
+        Gives what is to be held while a call is made, and not while the generator runs.  On an error what has left
+        already stays sent.
+        """
+        outermost = self._together.batch is None
+        with self.publishing_together():
+            batch = self._together.batch
+            if not outermost or batch is None:
+                yield nullcontext()
+                return
+            ferry = Ferry(batch, self.publisher.publish_many)
+            try:
+                yield ferry
+            finally:
+                ferry.stop()
+            with ferry:
+                pass  # raises what could not be published
 
     def send_alike(self, task: Any, task_id: str, args: Any, kwargs: Any, options: Mapping[str, Any]) -> bool:
         """Send a call of *task* that is like one before it; ``False`` if there is none, and it must be made anew.
@@ -478,7 +487,7 @@ class AMQP:
             if batch is None:
                 announce()
             else:
-                batch.afterwards.append(announce)
+                batch.announcements.append(announce)
 
     def _bound_to(self, exchange: Any) -> tuple[Any, ...] | None:
         """The app's queues that hang on an exchange a call names itself; ``None`` if there are none.

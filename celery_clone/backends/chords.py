@@ -14,6 +14,7 @@ from celery_clone import states
 from celery_clone.canvas import maybe_signature
 from celery_clone.exceptions import ChordError
 from celery_clone.result import GroupResult, allow_join_result
+from celery_clone.utils.functional import is_lazy
 from celery_clone.utils.log import get_logger
 
 from .failures import chord_error
@@ -63,7 +64,7 @@ def saves_structure(results: Any) -> bool:
     Not asked of a header that comes from a generator: it is not known yet, and reading it now would
     make all of it before the first member is sent.
     """
-    return isinstance(results, (list, tuple)) and any(isinstance(result, GroupResult) for result in results)
+    return not is_lazy(results) and any(isinstance(result, GroupResult) for result in results)
 
 
 def nested_values(header: Any, by_id: dict[str, Any]) -> list[Any] | None:

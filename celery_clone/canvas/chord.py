@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from celery_clone.canvas.counting import completions_of_all
-from celery_clone.canvas.group import _send_members, group, handed_down, is_empty_group, is_lazy
+from celery_clone.canvas.group import _send_members, group, handed_down, is_empty_group
 from celery_clone.canvas.signature import (
     Signature,
     app_of_any,
@@ -24,7 +24,7 @@ from celery_clone.canvas.signature import (
     shortened,
 )
 from celery_clone.result import allow_join_result
-from celery_clone.utils.functional import maybe_list, regen
+from celery_clone.utils.functional import is_lazy, maybe_list, regen
 from celery_clone.utils.ids import uuid
 from celery_clone.utils.objects import getitem_property
 
@@ -351,6 +351,7 @@ class chord(Signature):
                 producer,
                 group_id,
                 carried,
+                lazily=is_lazy(header.tasks),
             )
             header_result = header._sent(group_id, sent, add_to_parent)
         else:

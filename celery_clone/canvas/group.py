@@ -7,7 +7,7 @@ several callbacks.  Owns how members are laid out flat, numbered, given ids and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_clone.canvas.counting import completions, counted_in
@@ -23,22 +23,17 @@ from celery_clone.canvas.signature import (
     shortened,
 )
 from celery_clone.result import GroupResult
-from celery_clone.utils.functional import lookahead, maybe_list, regen
+from celery_clone.utils.functional import is_lazy, lookahead, maybe_list, regen
 from celery_clone.utils.ids import uuid
 from celery_clone.utils.objects import getitem_property
 
 if TYPE_CHECKING:
     from celery_clone.app.base import Celery
 
-__all__ = ("group", "is_empty_group", "is_lazy", "members_of", "read_generators", "single_member", "without_placing")
+__all__ = ("group", "is_empty_group", "members_of", "read_generators", "single_member", "without_placing")
 
 #: Options that say which call it is and where it belongs; they are never handed on to members.
 PLACING = frozenset({"task_id", "group_id", "group_index", "chord", "root_id", "parent_id", "reply_to", "chain"})
-
-
-def is_lazy(tasks: Any) -> bool:
-    """Do the members come from a generator that was not read to its end?"""
-    return isinstance(tasks, list) and type(tasks) is not list and hasattr(tasks, "concrete")
 
 
 def _size(tasks: Any, most: int = 2) -> int:
@@ -246,7 +241,9 @@ class group(Signature):
             self.tasks, group_id=group_id, chord=None, root_id=root_id, parent_id=None, first_index=0
         )
         args = (*(args or ()), *self.args)
-        results = _send_members(app, members, options, args, kwargs, producer, group_id, chord)
+        results = _send_members(
+            app, members, options, args, kwargs, producer, group_id, chord, lazily=is_lazy(self.tasks)
+        )
         return self._sent(group_id, results, add_to_parent)
 
     def _sending_options(self, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -420,9 +417,11 @@ def _send_members(
     producer: Any,
     group_id: str,
     chord: Any,
+    lazily: bool = False,
 ) -> list[Any]:
     """Send members as one batch and give their results, in order.
 
+    *lazily*: they come from a generator, which may take its time; what it has given does not wait for the rest.
     *chord* is the body that waits for the members, if they are a header; the store is told their
     number before the last of them leaves, since only then is a generator's length known.
     """
@@ -430,23 +429,31 @@ def _send_members(
     options.pop("chord", None)
     results: list[Any] = []
     size = 0
-    with _together(app, producer) as common_producer:
+    with _together(app, producer, lazily) as making:
         for (member, result), following in lookahead(members):
             body = chord if chord is not None else member.options.get("chord")
             size += completions(member)
             if body is not None and following is None and counted_in(member) == group_id:
                 app.backend.set_chord_size(group_id, size)
             callbacks.link_to(member)
-            member.apply_async(
-                args=args, kwargs=kwargs, producer=common_producer, add_to_parent=False, chord=body, **options
-            )
+            with making:
+                member.apply_async(
+                    args=args, kwargs=kwargs, producer=producer, add_to_parent=False, chord=body, **options
+                )
             results.append(result)
     return results
 
 
-def _together(app: Celery, producer: Any) -> AbstractContextManager[Any]:
-    """Give the context in which calls leave as one batch, or at least by one producer."""
+def _together(
+    app: Celery, producer: Any, lazily: bool
+) -> AbstractContextManager[AbstractContextManager[None]]:
+    """Give the context in which calls leave as one batch, or by *producer*, and what is held while one is made."""
     if producer is not None:
-        return nullcontext(producer)
-    together = getattr(app, "publishing_together", None)
-    return together() if together is not None else app.producer_or_acquire(None)
+        return nullcontext(nullcontext())
+    return app.amqp.publishing_as_they_come() if lazily else _as_one_batch(app)
+
+
+@contextmanager
+def _as_one_batch(app: Celery) -> Iterator[AbstractContextManager[None]]:
+    with app.publishing_together():
+        yield nullcontext()

@@ -13,9 +13,9 @@ from typing import Any
 
 from celery_clone.canvas.chain import _chain
 from celery_clone.canvas.chord import chord
-from celery_clone.canvas.group import group, is_lazy
+from celery_clone.canvas.group import group
 from celery_clone.canvas.signature import Signature, copied, maybe_signature
-from celery_clone.utils.functional import maybe_list
+from celery_clone.utils.functional import is_lazy, maybe_list
 
 __all__ = ("StampingVisitor", "combined", "inherit_stamps", "stamp", "stamp_links")
 

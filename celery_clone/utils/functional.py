@@ -24,6 +24,7 @@ __all__ = (
     "firstmethod",
     "fun_accepts_kwargs",
     "head_from_fun",
+    "is_lazy",
     "is_list",
     "lazy",
     "mattrgetter",
@@ -344,6 +345,11 @@ def regen(it: Any) -> Any:
     So a generator can be read many times, and no earlier than somebody does.
     """
     return it if isinstance(it, (list, tuple)) else _regen(it)
+
+
+def is_lazy(items: Any) -> bool:
+    """Is it what :func:`regen` makes of a generator, so that whoever reads it runs the generator?"""
+    return isinstance(items, _regen)
 
 
 class _regen(list[Any]):  # noqa: N801 (shown in its repr)

@@ -37,6 +37,8 @@ SHAPES: dict[str, Any] = {
     # generators
     "group(add.s(i, i) for i in range(3))": [0, 2, 4],
     "chain(add.s(1, 1), group(add.s(i) for i in range(3)), total.s())": 9,
+    "group(unhurried(5))": [0, 1, 2, 3, 4],
+    "chord(unhurried(5), total.s())": 10,
     "group(chord((add.s(i, j) for i in range(2)), total.s()) for j in range(2))": [1, 3],
     # chords
     "chord([add.s(1, 1), add.s(2, 2)], total.s() | add.s(1) | group(add.s(1), add.s(2)))": [8, 9],

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,16 @@ def with_errback(sig: Any, errback: Any) -> Any:
     return sig
 
 
+def unhurried(run: str, members: int) -> Iterator[Any]:
+    """Members each of which is made when those before the last one have run."""
+    for number in range(members):
+        until = time.monotonic() + 10
+        while number > 1 and len((NOTES / run).read_text().splitlines() if (NOTES / run).exists() else ()) < number - 1:
+            assert time.monotonic() < until, f"member {number - 2} did not run before the generator had ended"
+            time.sleep(0.005)
+        yield TASKS["echo"].s(number, run=run)
+
+
 def names(run: str) -> Mapping[str, Any]:
     """What the text of a workflow may use."""
     return {
@@ -231,6 +241,7 @@ def names(run: str) -> Mapping[str, Any]:
         **{name: Noted(task, run) for name, task in TASKS.items()},
         **{"app": app, "run": run, "Visitor": Visitor, "BIG": "x" * 20_000},
         **{each.__name__: each for each in (stamped, reread, with_errback)},
+        "unhurried": lambda members: unhurried(run, members),
         "E": lambda tag="e": TASKS["failed"].s(tag=tag, run=run),
         "O": lambda tag="o": TASKS["failed_id"].s(tag=tag, run=run),
         "BROKEN": lambda tag="broken": TASKS["broken"].s(tag=tag, run=run),

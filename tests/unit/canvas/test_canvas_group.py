@@ -320,23 +320,6 @@ def test_a_producer_that_is_given_is_used(app: Celery, tasks: SimpleNamespace, m
     assert used == ["mine", "mine"]
 
 
-def test_an_app_that_cannot_batch_sends_by_one_producer(
-    app: Celery, tasks: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    used: list[Any] = []
-
-    @contextmanager
-    def acquired(producer: Any) -> Iterator[Any]:
-        yield "of the pool"
-
-    monkeypatch.setattr(app, "publishing_together", None)
-    monkeypatch.setattr(app, "producer_or_acquire", acquired)
-    monkeypatch.setattr(app, "send_task", lambda *args, **kwargs: used.append(kwargs["producer"]))
-    group(tasks.add.s(1, 1), tasks.add.s(2, 2)).apply_async()
-
-    assert used == ["of the pool", "of the pool"]
-
-
 def test_the_group_becomes_a_child_of_the_task_that_sends_it(
     app: Celery, tasks: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
