@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import io
 import tempfile
-import time
-from collections import UserDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from billiard.common import TERM_SIGNAME
-from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.utils.encoding import safe_repr
 
 from celery_clone import states
-from celery_clone.exceptions import ImproperlyConfigured, InvalidTaskError, WorkerShutdown
+from celery_clone.exceptions import ImproperlyConfigured, WorkerShutdown
 from celery_clone.local import try_import
 from celery_clone.message.frames import Began
 from celery_clone.platforms import EX_OK
@@ -35,10 +32,12 @@ from celery_clone.utils.suggest import closest
 
 from . import state as worker_state
 from .admission import is_revoked_by_stamp
+from .held import held_info, held_tasks, parked_tasks
 from .limits import RateBucket
-from .state import InFlight, Phase
+from .panel import Panel, control_command, controller_info_t, inspect_command, nok, ok
+from .state import Phase
 
-__all__ = ("Panel", "control_command", "inspect_command", "nok", "ok")
+__all__ = ("Panel", "control_command", "controller_info_t", "inspect_command", "nok", "ok")
 
 logger = get_logger("celery.worker.control")
 
@@ -50,9 +49,6 @@ NOT_STARTED = frozenset({states.PENDING, states.RECEIVED, states.RETRY, states.R
 STORED_AT_ONCE = 50
 """Revoked tasks marked in the result store in one pass of the loop; each costs two round trips."""
 
-MOST_PARKED = 1000
-"""How many tasks that wait in the broker are shown, those that are due soonest."""
-
 LOOK_AGAIN_S = 0.05
 LOOKS = 10
 """A task handed to a process tells of its begin within moments; so often is looked for one to terminate."""
@@ -61,170 +57,6 @@ SAME_NAME = (
     "Another worker named %s has been started on this broker. Commands to that name reach both, and monitors "
     "take them for one. Give each worker a name of its own with the -n option."
 )
-
-
-# --- the registry ---------------------------------------------------------------------
-
-
-class controller_info_t(NamedTuple):  # noqa: N801 Celery's name
-    """What is known of a command beside its function."""
-
-    alias: str | None
-    type: str
-    visible: bool
-    default_timeout: float
-    help: str
-    signature: str | None
-    args: Sequence[tuple[str, Callable[[Any], Any]]] | None
-    variadic: str | None
-
-
-def ok(value: Any) -> dict[str, Any]:
-    """The reply of a command that did what was asked."""
-    return {"ok": value}
-
-
-def nok(value: Any) -> dict[str, Any]:
-    """The reply of a command that could not."""
-    return {"error": value}
-
-
-class Panel(UserDict):  # type: ignore[type-arg]  # not generic at run time in Celery's surface
-    """All commands by name; one table for the whole process."""
-
-    data: dict[str, Callable[..., Any]] = {}
-    meta: dict[str, controller_info_t] = {}
-
-    @classmethod
-    def register(cls, *args: Any, **kwargs: Any) -> Any:
-        """Decorator that adds a command; with or without options.
-
-        Arguments:
-            name: name of the command; the function's if not given.
-            alias: a second name.
-            type: ``"control"`` or ``"inspect"``.
-            visible: show it in the command line's help?
-            default_timeout: seconds a client waits for replies.
-            help: one line for the command line; the docstring's first by default.
-            signature: how its arguments are shown there.
-            args: names of positional arguments of the command line, each with what converts it.
-            variadic: name of the argument that takes the rest of the command line.
-        """
-        decorate = cls._register(**kwargs)
-        return decorate(*args) if args else decorate
-
-    @classmethod
-    def _register(
-        cls,
-        name: str | None = None,
-        alias: str | None = None,
-        type: str = "control",
-        visible: bool = True,
-        default_timeout: float = 1.0,
-        help: str | None = None,
-        signature: str | None = None,
-        args: Sequence[tuple[str, Callable[[Any], Any]]] | None = None,
-        variadic: str | None = None,
-    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        def add(function: Callable[..., Any]) -> Callable[..., Any]:
-            known_as = name or function.__name__
-            text = help or (function.__doc__ or "").strip().split("\n")[0]
-            cls.data[known_as] = function
-            cls.meta[known_as] = controller_info_t(
-                alias, type, visible, default_timeout, text, signature, args, variadic
-            )
-            if alias:
-                cls.data[alias] = function
-            return function
-
-        return add
-
-
-def control_command(**kwargs: Any) -> Any:
-    """Decorator: a command that changes something.  Arguments as :meth:`Panel.register`."""
-    return Panel.register(type="control", **kwargs)
-
-
-def inspect_command(**kwargs: Any) -> Any:
-    """Decorator: a question.  Arguments as :meth:`Panel.register`."""
-    return Panel.register(type="inspect", **kwargs)
-
-
-# --- what the worker holds ------------------------------------------------------------
-
-
-class Held(NamedTuple):
-    """A task that this worker holds: ``where`` is active, reserved or scheduled."""
-
-    id: str
-    where: str
-    request: Any
-    facts: dict[str, Any]
-
-    def info(self, safe: bool = False) -> dict[str, Any]:
-        """The task as commands show it; with *safe* its arguments as the texts they were sent with."""
-        try:
-            found = self.request.info(safe=safe)
-        except (ContentDisallowed, DecodeError, InvalidTaskError):
-            # One body that cannot be read must not hide all the other tasks.
-            found = self.request.info(safe=True)
-        return {**found, **self.facts}
-
-
-def standing(flight: InFlight, running: Collection[int]) -> str:
-    """Where a flight stands, in the words of the commands; *running* are the numbers the pool runs."""
-    if flight.phase is Phase.BEGUN or flight.seq in running:
-        return "active"
-    # Held without a time is held by a rate limit: it waits here as the others do.
-    return "scheduled" if flight.phase is Phase.HELD and flight.due is not None else "reserved"
-
-
-def standing_of_request(request: Any) -> str:
-    """Where a request of an extension stands."""
-    if request in worker_state.active_requests:
-        return "active"
-    if request in worker_state.reserved_requests:
-        return "reserved"
-    return "scheduled" if request in worker_state.scheduled_requests else "ready"
-
-
-def began(flight: InFlight, running: Mapping[int, tuple[int, float]]) -> tuple[int | None, float | None]:
-    """Process id and epoch time of the begin of a flight."""
-    pid, at = running.get(flight.seq) or (flight.pid, flight.began_at)
-    return pid, None if at is None else time.time() - (time.monotonic() - at)
-
-
-def held_tasks(state: Any, where: str | None = None, ids: Collection[str] | None = None) -> Iterator[Held]:
-    """The tasks of this worker; those *where* they are asked for, those with these *ids*."""
-    running = state.consumer.pool.begun()
-    for flight in [*worker_state.flights.values()]:
-        place = standing(flight, running)
-        if (where is None or place == where) and (ids is None or flight.id in ids):
-            pid, time_start = began(flight, running) if place == "active" else (None, None)
-            facts = {"time_start": time_start, "worker_pid": pid, "acknowledged": not flight.owed}
-            yield Held(flight.id, place, flight.request, facts)
-    requests = {
-        *worker_state.requests.values(),
-        *worker_state.active_requests,
-        *worker_state.reserved_requests,
-        *worker_state.scheduled_requests,
-    }
-    for request in requests:
-        place = standing_of_request(request)
-        if (where is None or place == where) and (ids is None or request.id in ids):
-            yield Held(request.id, place, request, {})
-
-
-def parked_tasks(state: Any) -> Iterator[Held]:
-    """The tasks that wait in the broker, where it can hold them: each worker of their queue knows of them."""
-    facts = {"time_start": None, "worker_pid": None, "acknowledged": False}
-    for flight in state.consumer.dispatcher.parked(MOST_PARKED):
-        yield Held(flight.id, "scheduled", flight.request, facts)
-
-
-def held_info(state: Any, where: str, safe: bool = False) -> list[dict[str, Any]]:
-    """What commands show of the tasks that are *where*."""
-    return [held.info(safe) for held in held_tasks(state, where)]
 
 
 # --- the app --------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from celery_clone import Celery
 from celery_clone.exceptions import WorkerShutdown
 from celery_clone.utils.collections import AttributeDict
-from celery_clone.worker import control
+from celery_clone.worker import control, held
 from celery_clone.worker import state as worker_state
 from celery_clone.worker.control import Panel, nok, ok
 from celery_clone.worker.state import InFlight, Phase
@@ -109,7 +109,7 @@ def test_answers_are_marked_as_good_or_bad():
     ids=["begun", "begun and not told", "waiting", "held by a rate", "held for its time"],
 )
 def test_a_task_is_somewhere(phase, due, running, where):
-    assert control.standing(flight(7, phase, due), running) == where
+    assert held.standing(flight(7, phase, due), running) == where
 
 
 def test_stamps_match_by_name_and_value():
