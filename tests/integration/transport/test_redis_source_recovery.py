@@ -344,7 +344,7 @@ def test_what_a_dead_worker_held_is_taken_over_one_lease_after_an_outage(fleet: 
     time.passes_for(0.9 * LONG_S, other)
     assert list(other.take(1)) == []
     time.passes_for(0.2 * LONG_S, other)
-    assert ids(other.take(1)) == ["1"]
+    assert ids(wait_until(lambda: other.take(1), 5, "the bell")) == ["1"]
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["again", "first"])
