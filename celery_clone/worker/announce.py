@@ -76,14 +76,14 @@ class Announcer:
 
     def received(self, flight: InFlight) -> None:
         if self._logs_received:
-            context: dict[str, Any] = {"id": flight.id, "name": flight.name}
-            if flight.delivery.envelope is None or received_logger.isEnabledFor(logging.DEBUG):
-                headers = headers_of(flight.delivery)
-                context.update(
-                    args=headers.get("argsrepr", ""),
-                    kwargs=headers.get("kwargsrepr", ""),
-                    eta=headers.get("eta"),
-                )
+            headers = headers_of(flight.delivery)
+            context = {
+                "id": flight.id,
+                "name": flight.name,
+                "args": headers.get("argsrepr", ""),
+                "kwargs": headers.get("kwargsrepr", ""),
+                "eta": headers.get("eta"),
+            }
             received_logger.info(LOG_RECEIVED, context, extra={"data": context})
         if signals.task_received.receivers:
             signals.task_received.send(sender=self.owner, request=flight.request)

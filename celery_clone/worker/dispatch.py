@@ -786,8 +786,10 @@ class Dispatcher:
         if flight.phase is not Phase.BEGUN:
             state.count_accepted(flight.name)
         plan = flight.plan
-        runtime = report.outcome[2]
-        plan.ran(runtime if runtime else (0.0 if report.outcome[0] == states.SUCCESS else SHORT_S))
+        succeeded, runtime = report.outcome[0] == states.SUCCESS, report.outcome[2]
+        if succeeded:
+            state.succeeded.append(flight.id)
+        plan.ran(runtime if runtime else (0.0 if succeeded else SHORT_S))
         if plan.early:
             self._settle(flight, Settle.ACK)
         else:

@@ -15,19 +15,22 @@ import platform
 import shelve
 import weakref
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from celery_clone._version import SOFTWARE_IDENT, __version__
-from celery_clone.app.trace import SUCCESSFUL_EXPIRES, SUCCESSFUL_MAX, successful_requests
+from celery_clone.app.trace import SUCCESSFUL_EXPIRES, SUCCESSFUL_MAX
+from celery_clone.app.trace import successful_requests as _successful
 from celery_clone.exceptions import WorkerShutdown, WorkerTerminate
 from celery_clone.utils.collections import LimitedSet
 from celery_clone.utils.functional import maybe_list
 
 if TYPE_CHECKING:
     from celery_clone.message.delivery import Delivery
+
+    successful_requests: LimitedSet
 
 __all__ = (
     "SOFTWARE_INFO",
@@ -84,6 +87,9 @@ scheduled_requests: weakref.WeakSet[Any] = weakref.WeakSet()
 #: How many tasks were accepted, by name and in all.
 total_count: Counter[str] = Counter()
 all_total_count = [0]
+
+#: Ids of tasks that have succeeded and are not yet in ``successful_requests``, where they are sorted in by time.
+succeeded: deque[str] = deque(maxlen=SUCCESSFUL_MAX)
 
 #: Ids of revoked tasks, and stamps of them.
 revoked = LimitedSet(maxlen=REVOKES_MAX, expires=REVOKE_EXPIRES)
@@ -178,6 +184,19 @@ def merge_revoked(task_ids: Iterable[str]) -> None:
         revoked.update(list(task_ids))
 
 
+def __getattr__(name: str) -> Any:
+    """``successful_requests``: ids of the tasks that have succeeded lately.
+
+    They are sorted in when somebody asks: hardly anybody does, and the sorting costs more than all else at the end
+    of a short task.
+    """
+    if name != "successful_requests":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    while succeeded:
+        _successful.add(succeeded.popleft())
+    return _successful
+
+
 def merge_revoked_stamps(stamps: Mapping[str, Any]) -> None:
     """Add stamps that are revoked, each with its values."""
     for name, values in stamps.items():
@@ -189,7 +208,8 @@ def reset_state() -> None:
     """Forget everything; for embedders that start a second worker."""
     for each in (requests, reserved_requests, active_requests, scheduled_requests, flights, total_count):
         each.clear()
-    successful_requests.clear()
+    succeeded.clear()
+    _successful.clear()
     revoked.clear()
     revoked_stamps.clear()
     all_total_count[:] = [0]
@@ -245,7 +265,7 @@ def handed_over() -> list[Any]:
 def task_ready(request: Any, successful: bool = False) -> None:
     """A request has ended."""
     if successful:
-        successful_requests.add(request.id)
+        succeeded.append(request.id)
     requests.pop(request.id, None)
     active_requests.discard(request)
     reserved_requests.discard(request)

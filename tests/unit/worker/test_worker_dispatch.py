@@ -90,6 +90,27 @@ def test_a_message_that_comes_to_an_idle_worker_or_some_time_after_another_is_ta
     assert len(bench.dispatcher.flights) == 2
 
 
+def test_the_record_of_a_received_task_has_what_formatters_may_show(app, early, caplog):
+    with caplog.at_level(logging.INFO, "celery.worker.strategy"):
+        Bench(app).receive(early, "1")
+
+    (record,) = caplog.records
+    assert record.getMessage() == "Task t.early[1] received"
+    assert set(record.data) == {"id", "name", "args", "kwargs", "eta"}
+
+
+def test_the_ids_of_tasks_that_succeeded_are_known_for_a_while(bench, early):
+    first, second = bench.receive(early, "1"), bench.receive(early, "2")
+    bench.tell(
+        Ended(first.seq, (states.SUCCESS, "", 0.1, None, False)),
+        Ended(second.seq, (states.FAILURE, "", 0.1, None, False)),
+    )
+
+    assert [*state.successful_requests] == ["1"]
+    state.reset_state()
+    assert not state.successful_requests
+
+
 # -- rate limits
 
 
