@@ -24,6 +24,7 @@ from celery_clone.canvas.signature import (
     shortened,
 )
 from celery_clone.result import allow_join_result
+from celery_clone.utils import abstract
 from celery_clone.utils.functional import is_lazy, maybe_list, regen
 from celery_clone.utils.ids import uuid
 from celery_clone.utils.objects import getitem_property
@@ -86,6 +87,13 @@ def _unlink_end(sig: Any) -> None:
         _unlink_end(sig.body)
 
 
+def _member(value: Any, app: Any) -> Any:
+    """A member of a header of its own; a task stands for its call without arguments, as in Celery."""
+    if isinstance(value, abstract.CallableTask) and not isinstance(value, abstract.CallableSignature):
+        return value.s()
+    return as_signature(value, app, taker="chord()").clone()
+
+
 def _header_members(header: Any, app: Any) -> Any:
     """Give what is taken for a header as a sequence of signatures."""
     if isinstance(header, dict):
@@ -98,7 +106,7 @@ def _header_members(header: Any, app: Any) -> Any:
             return list(header.tasks)
         return [header]
     members = regen(header if is_several(header) else [header])
-    taken = (as_signature(task, app, taker="chord()").clone() for task in members)
+    taken = (_member(task, app) for task in members)
     return regen(taken) if is_lazy(members) else list(taken)
 
 

@@ -133,7 +133,7 @@ class Request:
                 "redelivered": info.get("redelivered", False),
             },
         )
-        self.__payload: Any = None
+        self._call: Any = None
         self._rule = AckRule.of(self._task)
 
     def _time(self, value: Any, what: str) -> datetime | None:
@@ -161,12 +161,15 @@ class Request:
     @property
     def _payload(self) -> tuple[Any, Any, Any]:
         """``(args, kwargs, embed)``, decoded when first read."""
-        if self.__payload is None:
+        if self._call is None:
             body = self._body if self._decoded else self._message.payload
             if isinstance(body, dict):
                 body = protocol.to_v2(self._message.headers, self._message.properties, body).body
-            self.__payload = tuple(body)
-        return self.__payload  # type: ignore[no-any-return]  # user payload
+            self._call = tuple(body)
+        return self._call  # type: ignore[no-any-return]  # user payload
+
+    #: The name under which receivers of ``task_received`` that were written for Celery find it.
+    _Request__payload = property(lambda self: self._payload)
 
     delivery_info = property(lambda self: self._request_dict["delivery_info"])
     message = property(lambda self: self._message)

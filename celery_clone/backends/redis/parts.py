@@ -63,6 +63,7 @@ class ChordPart:
         self.request = request
         self.result = result
         self.is_body_sent = False
+        self.keeps_parts = False
         place = "+inf" if request.group_index is None else request.group_index
         member = f"{request.id}:{place}"
         self._run = f"{member} {uuid()}"
@@ -88,7 +89,8 @@ class ChordPart:
     def done(self) -> bytes:
         """The command that says that the body was sent."""
         parts, added, size, counted, _, claim = self._keys
-        return pack_script(CHORD_DONE, [claim, parts, added, size, counted], self._run, DONE_S)
+        over = (added, size, counted) if self.keeps_parts else (parts, added, size, counted)
+        return pack_script(CHORD_DONE, [claim, *over], self._run, DONE_S)
 
     @staticmethod
     def found(answer: Any) -> Any:

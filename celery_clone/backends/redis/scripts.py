@@ -7,7 +7,7 @@ from importlib import resources
 
 from celery_clone.transport.redis_layout import Script
 
-__all__ = ("CHORD_DONE", "CHORD_PART", "SCRIPTS", "STORE")
+__all__ = ("CHORD_DONE", "CHORD_PART", "CHORD_SIZE", "SCRIPTS", "STORE")
 
 
 def script(*names: str, end: str = "") -> Script:
@@ -20,4 +20,5 @@ def script(*names: str, end: str = "") -> Script:
 STORE = script("store.lua", end="return store(KEYS[1], ARGV[1], ARGV[2], ARGV[3])")
 CHORD_PART = script("store.lua", "chord_part.lua")
 CHORD_DONE = script("chord_done.lua")
-SCRIPTS = (STORE, CHORD_PART, CHORD_DONE)
+CHORD_SIZE = script("chord_size.lua")
+SCRIPTS = (STORE, CHORD_PART, CHORD_DONE, CHORD_SIZE)

@@ -30,14 +30,14 @@ from celery_clone.canvas import maybe_signature
 from celery_clone.exceptions import BackendStoreError, ChordError
 from celery_clone.result import result_from_tuple
 from celery_clone.transport.distress import DistressedBroker, is_distress
-from celery_clone.transport.redis_layout import pack
+from celery_clone.transport.redis_layout import pack, pack_script
 from celery_clone.utils.functional import dictfilter
 from celery_clone.utils.log import get_logger
 from celery_clone.utils.time import humanize_seconds
 
 from . import parameters
 from .parts import ChordPart, ResultWrite
-from .scripts import SCRIPTS
+from .scripts import CHORD_SIZE, SCRIPTS
 from .waiting import ResultConsumer
 
 __all__ = ("RedisBackend",)
@@ -407,17 +407,14 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         group_id, results = header_result_args[:2]
         if chords.saves_structure(results):
             header = self.app.GroupResult(*header_result_args)
-            self._set_chord_key(self.get_key_for_group(group_id), self.encode({"result": header.as_tuple()}))
+            key, expires = self.get_key_for_group(group_id), self.chord_expires
+            write = ("SET", key, self.encode({"result": header.as_tuple()}), *(("EX", expires) if expires else ()))
+            self.ensure(self._call, ([pack(*write)],))
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
         """The header has *chord_size* ends.  A chord that was over under this id begins anew."""
-        forget = pack("DEL", self.get_key_for_group(group_id, ".c"))
-        self._set_chord_key(self.get_key_for_group(group_id, ".s"), chord_size, forget)
-
-    def _set_chord_key(self, key: Any, value: Any, *before: bytes) -> None:
-        expires = self.chord_expires
-        write = pack("SET", key, value, "EX", expires) if expires else pack("SET", key, value)
-        self.ensure(self._call, ([*before, write],))
+        keys = [self.get_key_for_group(group_id, suffix) for suffix in (".s", ".c", ".j")]
+        self.ensure(self._call, ([pack_script(CHORD_SIZE, keys, chord_size, self.chord_expires or 0)],))
 
     def add_to_chord(self, group_id: str, result: Any) -> None:
         """A running member adds one more."""
@@ -483,13 +480,14 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
                 body = maybe_signature(request.chord, app=self.app)
                 # It may have ended a moment ago, and is the body's parent all the same.
                 with self._running(request):
-                    self._send_chord_body(request.group, body, answer[1], answer[2])
+                    # Of a chord that failed one may want to know what the others gave; Celery leaves it, too.
+                    part.keeps_parts = not self._send_chord_body(request.group, body, answer[1], answer[2])
                 part.is_body_sent = True
         finally:
             self.ensure(self._call, ([part.done()],))
 
-    def _send_chord_body(self, group_id: str, body: Any, header: Any, parts: Sequence[Any]) -> None:
-        """All members of a chord have ended: send its body, or end the chord with an error."""
+    def _send_chord_body(self, group_id: str, body: Any, header: Any, parts: Sequence[Any]) -> bool:
+        """All members of a chord have ended: send its body, or end the chord with an error; did all succeed?"""
         try:
             values = self._chord_values(header, parts)
         except ChordError as exc:
@@ -500,6 +498,8 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
             self.chord_error_from_stack(body, ChordError(f"Join error: {exc!r}"))
         else:
             chords.dispatch(self, group_id, body, values)
+            return True
+        return False
 
     def _chord_values(self, header: Any, parts: Sequence[Any]) -> list[Any]:
         """The values for the body, in the structure of the header if that was stored."""

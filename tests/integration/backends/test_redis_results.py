@@ -501,6 +501,31 @@ def test_a_chord_leaves_no_bookkeeping(make_app: Callable[..., Celery], body: An
     assert server.ttl("celery-taskset-meta-g.c") > 0
 
 
+def test_what_the_members_of_a_failed_chord_left_stays_and_counts_for_no_chord_that_begins_anew(
+    make_app: Callable[..., Celery], body: Any, server: redis.Redis
+) -> None:
+    app = make_app()
+
+    def run(first: Any) -> None:
+        app.backend.set_chord_size("g", 3)
+        for at, value in enumerate((first, 7)):
+            app.backend.mark_as_done(f"m{at}", value, request=request_of(app, at, body))
+
+    run(3)
+    app.backend.mark_as_failure("m2", ValueError("x"), request=request_of(app, 2, body))
+    left = [app.backend.decode(part) for part in server.zrange("celery-taskset-meta-g.j", 0, -1)]
+    assert [(state, value) for _, _, state, value in left[:2]] == [("SUCCESS", 3), ("SUCCESS", 7)]
+    assert left[2][2] == "FAILURE"
+    assert server.ttl("celery-taskset-meta-g.j") > 0
+    assert sent(app) == []
+
+    run(4)
+    assert sent(app) == []
+    app.backend.mark_as_done("m2", 9, request=request_of(app, 2, body))
+    assert sent(app) == [("body", [[4, 7, 9]])]
+    assert not server.exists("celery-taskset-meta-g.j")
+
+
 def test_a_member_whose_worker_died_before_it_sent_the_body_sends_it_when_it_comes_again(
     make_app: Callable[..., Celery], body: Any, server: redis.Redis
 ) -> None:

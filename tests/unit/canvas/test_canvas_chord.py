@@ -36,6 +36,12 @@ def test_the_header_is_a_list_of_copies(tasks: SimpleNamespace) -> None:
     assert member.options == {}
 
 
+def test_tasks_in_the_header_stand_for_calls_without_arguments(tasks: SimpleNamespace) -> None:
+    made = chord([tasks.add, tasks.add.s(1)], tasks.add.s())
+
+    assert list(made.tasks) == [tasks.add.s(), tasks.add.s(1)]
+
+
 def test_options_of_a_group_reach_the_header_made_of_it(tasks: SimpleNamespace) -> None:
     made = group(tasks.add.s(1, 1), tasks.add.s(2, 2), queue="q") | tasks.xsum.s()
 

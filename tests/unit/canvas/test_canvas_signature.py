@@ -266,6 +266,12 @@ def test_election_asks_the_workers_to_agree(
 # -- what is no signature
 
 
+def test_a_header_takes_signatures_and_tasks_alone(tasks: SimpleNamespace) -> None:
+    for header in ([5], (each for each in [5])):
+        with pytest.raises(TypeError, match=r"chord\(\) takes signatures, but got 5.*task\.s\(\.\.\.\)"):
+            chord(header, tasks.add.s())()
+
+
 @pytest.mark.parametrize("build", [lambda bad: group([bad]), lambda bad: group(bad)])
 def test_what_is_no_signature_is_refused_with_a_remedy(tasks: SimpleNamespace, build: Any) -> None:
     with pytest.raises(TypeError, match=r"takes signatures, but got .*proj\.tasks\.add\.s\(\.\.\.\)"):
@@ -279,10 +285,8 @@ def test_what_is_no_signature_is_refused_with_a_remedy(tasks: SimpleNamespace, b
     [
         lambda add, bad: add.s(1) | bad,
         lambda add, bad: chain(add.s(1), bad),
-        lambda add, bad: chord([bad], add.s()),
         lambda add, bad: chord([add.s(1, 1)], bad),
         lambda add, bad: chord([add.s(1, 1)])(bad),
-        lambda add, bad: chord((each for each in [bad]), add.s())(),
         lambda add, bad: group(each for each in [bad])(),
         lambda add, bad: group(each for each in [add.s(1, 1), bad])(),
         lambda add, bad: add.s(1, 1).link(bad),
