@@ -10,8 +10,9 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from importlib import reload as reload_module
 from typing import Any
 
@@ -111,6 +112,9 @@ class WorkController:
     loglevel: Any
     pool_cls: Any
 
+    #: Logs what was decided before there was a log.
+    _say_at_start: Callable[[], None] | None = None
+
     class Blueprint(bootsteps.Blueprint):
         """The steps of a worker, in the order they start."""
 
@@ -183,8 +187,17 @@ class WorkController:
         """A number of processes: as asked, or one per core; ``auto`` also asks the limits of the container."""
         if is_auto_concurrency(asked):
             pool = concurrency.get_implementation(self.pool_cls)
-            budget = cpu_budget(use_cgroup_quota=isinstance(pool, type) and issubclass(pool, PreforkPool))
-            logger.info("worker_concurrency='auto' is %d here: %r.", budget.count, budget)
+            has_processes = isinstance(pool, type) and issubclass(pool, PreforkPool)
+            budget = cpu_budget(use_cgroup_quota=has_processes)
+            quota = "no cgroup cpu quota found" if budget.quota is None else f"cgroup cpu quota={budget.quota:.2f}"
+            self._say_at_start = partial(
+                logger.info,
+                "worker_concurrency='auto' resolved to %d (pool=%s, %s, available cpus=%d).",
+                budget.count,
+                "prefork" if has_processes else self.pool_cls,
+                quota if has_processes else "whose tasks share a process",
+                budget.available,
+            )
             return budget.count
         if isinstance(asked, str):
             try:
@@ -352,6 +365,8 @@ class WorkController:
 
     def start(self) -> None:
         """Run until the worker ends; the reason is in :attr:`exitcode`."""
+        if self._say_at_start is not None:
+            self._say_at_start()
         try:
             self.blueprint.start(self)
         except WorkerTerminate as exc:
