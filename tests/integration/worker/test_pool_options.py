@@ -127,6 +127,6 @@ def test_auto_is_as_many_processes_as_may_run_at_once(tmp_path: Path) -> None:
         with worker_of(tmp_path, "-c", "auto") as worker:
             worker.wait_for_children(1)
             assert "concurrency: 1 (prefork)" in worker.log()
-            worker.wait_for_log("worker_concurrency='auto' resolved to 1 (pool=prefork, ")
+            worker.wait_for_log(r"worker_concurrency='auto' resolved to 1 \(pool=prefork, ")
     finally:
         os.sched_setaffinity(0, before)
