@@ -107,7 +107,8 @@ def test_memory_descriptors_and_processes_stay_what_they_were(arena, tmp_path, r
         print(f"\n{arena.name}: {sizes[0]} to {sizes[-1]} kB, {per_task:.1f} bytes per task, {before} descriptors")
         # A page now and then is the allocator's; a leak of one object per task would be several times that.
         assert per_task < 100 or sizes[-1] - sizes[0] < 2048, sizes
-        assert descriptors(worker.pid) <= before + 2
+        # A process that is just being replaced has some of its own, for a moment.
+        wait_until(lambda: descriptors(worker.pid) <= before + 2, 10, lambda: f"{before} descriptors: {worker.log()}")
         assert len(worker.children()) == 2
         assert worker.stop(15) == 0
     project.app.close()
