@@ -23,6 +23,7 @@ class Flower(NamedTuple):
 
     url: str
     worker: WorkerProcess
+    project: Any
 
     def get(self, path: str) -> Any:
         """The answer of Flower's HTTP API to a GET."""
@@ -73,12 +74,12 @@ def flower(request: pytest.FixtureRequest, open_project: Any) -> Iterator[Flower
         worker = project.worker("-c", "2", "-n", NODE)
         port = free_port()
         project.program("flower", "--address=127.0.0.1", f"--port={port}", "--inspect_timeout=5000")
-        flower = Flower(f"http://127.0.0.1:{port}", worker)
+        flower = Flower(f"http://127.0.0.1:{port}", worker, project)
 
         def knows_the_worker() -> bool:
             try:
-                # By its events: they have begun to arrive.
-                return flower.get("/api/workers?status=1").get(NODE, False)
+                # By its events, which have begun to arrive, and by its answers, which it needs for its buttons.
+                return flower.get("/api/workers?status=1").get(NODE, False) and NODE in flower.get("/api/workers")
             except urllib.error.URLError:
                 return False
 
@@ -90,7 +91,7 @@ def test_a_worker_is_shown_with_its_pool_its_queues_and_its_tasks(flower):
     shown = flower.node()
     assert shown["stats"]["pool"]["max-concurrency"] >= 2
     assert [queue["name"] for queue in shown["active_queues"]] == ["celery"]
-    assert {"shop.add", "shop.nap", "shop.fail"} <= set(shown["registered"])
+    assert {"shop.add", "shop.nap", "shop.fail"} <= {task.partition(" ")[0] for task in shown["registered"]}
     assert NODE in flower.page("/workers")
     assert "shop.add" in flower.page(f"/worker/{NODE}")
 
@@ -153,6 +154,8 @@ def test_the_metrics_for_prometheus_count_what_the_worker_did(flower):
 
 
 def test_flower_shows_a_worker_that_ended_as_offline(flower):
-    # The last of this module: it ends the worker.
-    flower.worker.stop()
-    wait_until(lambda: flower.get("/api/workers?status=1")[NODE] is False, 10, f"{NODE} to be shown as offline")
+    name = "w2@flower.test"
+    second = flower.project.worker("-c", "1", "-n", name)
+    wait_until(lambda: flower.get("/api/workers?status=1").get(name), 10, f"{name} to be shown")
+    second.stop()
+    wait_until(lambda: flower.get("/api/workers?status=1")[name] is False, 10, f"{name} to be shown as offline")
