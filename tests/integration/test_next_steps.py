@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import doctest
+import fcntl
 import importlib
 import os
 import pty
@@ -16,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,13 +183,15 @@ def leaves_no_nodes(folder: Path) -> Iterator[None]:
     """``celery multi`` writes into folders of the system where it may; a node of another is not touched."""
     folders = [Path("/var/run/celery"), Path("/var/log/celery")]
     names = ("w1", *(f"celery{number}" for number in range(1, 11)))
-    before = {path for place in folders for path in place.glob("*")}
-    if any(folders[0].joinpath(f"{name}.pid").exists() for name in names):
-        pytest.skip("a node of that name runs here")
-    yield
-    for path in {path for place in folders for path in place.glob("*")} - before:
-        if path.stem.partition("-")[0] in names:
-            path.unlink()
+    with (Path(tempfile.gettempdir()) / "celery-clone-next-steps.lock").open("w") as one_at_a_time:
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)  # the guide's node names are the same on each broker
+        before = {path for place in folders for path in place.glob("*")}
+        if any(folders[0].joinpath(f"{name}.pid").exists() for name in names):
+            pytest.skip("a node of that name runs here")
+        yield
+        for path in {path for place in folders for path in place.glob("*")} - before:
+            if path.stem.partition("-")[0] in names:
+                path.unlink()
 
 
 @pytest.mark.timeout(300)
