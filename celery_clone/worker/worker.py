@@ -112,8 +112,8 @@ class WorkController:
     loglevel: Any
     pool_cls: Any
 
-    #: Logs what was decided before there was a log.
-    _say_at_start: Callable[[], None] | None = None
+    #: Logs what ``auto`` came to, which is found before there is a log.
+    _say_of_auto: Callable[[], None] | None = None
 
     class Blueprint(bootsteps.Blueprint):
         """The steps of a worker, in the order they start."""
@@ -171,6 +171,9 @@ class WorkController:
         signals.worker_init.send(sender=self)
         self.steps: list[Any] = []
         self.on_init_blueprint()
+        # From here on there is a log.
+        if self._say_of_auto is not None:
+            self._say_of_auto()
         for name in not_excluded or ():
             logger.warning(NOT_EXCLUDED, name, hint(name, self.app.amqp.queues))
         if not self.app.amqp.queues.consume_from:
@@ -190,7 +193,7 @@ class WorkController:
             has_processes = isinstance(pool, type) and issubclass(pool, PreforkPool)
             budget = cpu_budget(use_cgroup_quota=has_processes)
             quota = "no cgroup cpu quota found" if budget.quota is None else f"cgroup cpu quota={budget.quota:.2f}"
-            self._say_at_start = partial(
+            self._say_of_auto = partial(
                 logger.info,
                 "worker_concurrency='auto' resolved to %d (pool=%s, %s, available cpus=%d).",
                 budget.count,
@@ -365,8 +368,6 @@ class WorkController:
 
     def start(self) -> None:
         """Run until the worker ends; the reason is in :attr:`exitcode`."""
-        if self._say_at_start is not None:
-            self._say_at_start()
         try:
             self.blueprint.start(self)
         except WorkerTerminate as exc:
